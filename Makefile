@@ -1,0 +1,36 @@
+# Everything a fresh machine needs: `make demo` and `make test` set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test quick check bench families clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $(READY)
+
+demo: setup  ## the main job on the embedded default
+	$(BIN)/python scripts/demo.py
+
+test: setup  ## every test
+	$(BIN)/python -m pytest
+
+quick: setup  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup  ## format, lint, types, docs
+	scripts/check
+
+bench: setup  ## ratios against baselines, written to benchmarks/results/
+	$(BIN)/python -m benchmarks.observe
+
+families: setup  ## rewrite docs/families.md from what the tests find
+	$(BIN)/python -m pytest tests/models/test_families.py --write-families
+
+clean:
+	rm -rf $(VENV) build dist

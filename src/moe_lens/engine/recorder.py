@@ -1,0 +1,31 @@
+"""`Recorder`: keep whole events, for a look at a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from moe_lens.event import Field, LayerEvent
+
+
+class Recorder:
+    """A sink that copies every event it gets, since the engine reuses its buffers.
+
+    Memory grows with tokens x layers: for statistics over a corpus use accumulators.
+    """
+
+    def __init__(self, fields: Iterable[Field] = ()) -> None:
+        self.fields = frozenset(fields)
+        self.events: list[LayerEvent] = []
+
+    def update(self, event: LayerEvent) -> None:
+        """Copy and keep one event."""
+        copies: dict[str, Any] = {
+            f.name: value.clone()
+            for f in fields(event)
+            if isinstance(value := getattr(event, f.name), Tensor)
+        }
+        self.events.append(replace(event, **copies))

@@ -1,0 +1,95 @@
+"""Are the weight files whole? Answered from their headers, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from moe_lens.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, each proven to be there and of its stated size.
+
+    Raises:
+        CheckpointError: There are none, one is missing, cut short, or not safetensors.
+    """
+    files = _listed(directory)
+    for file in files:
+        check_whole(file)
+    return files
+
+
+def _listed(directory: Path) -> list[Path]:
+    index = directory / INDEX
+    if index.exists():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{index}: not an index of safetensors shards ({error}); fetch it again"
+            ) from error
+        files = [directory / name for name in names]
+    elif (directory / SINGLE).exists():
+        files = [directory / SINGLE]
+    else:
+        files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(_no_weights(directory))
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise CheckpointError(
+            f"{directory}: {len(missing)} of {len(files)} weight files are missing, the first is "
+            f"{missing[0]}; fetch them again"
+        )
+    return files
+
+
+def _no_weights(directory: Path) -> str:
+    pickled = sorted(p.name for p in directory.glob("*.bin")) + sorted(
+        p.name for p in directory.glob("*.pt*")
+    )
+    if pickled:
+        return (
+            f"{directory}: weights are only in {pickled[0]}, a pickle that can run code when "
+            f"loaded; convert the checkpoint to safetensors first"
+        )
+    return f"{directory}: no weights; expected {SINGLE} or {INDEX} with its shards"
+
+
+def check_whole(file: Path) -> None:
+    """Prove that a safetensors file has a readable header and exactly the bytes it promises.
+
+    Raises:
+        CheckpointError: It has not.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(_LENGTH_BYTES)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == _LENGTH_BYTES else size
+        if _LENGTH_BYTES + length > min(size, _MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{file}: not a whole safetensors file: {size} bytes, which its header alone "
+                f"exceeds; fetch it again"
+            )
+        try:
+            header = json.loads(stream.read(length))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{file}: its safetensors header cannot be read ({error}); fetch it again"
+            ) from error
+    expected = _LENGTH_BYTES + length + max(ends, default=0)
+    if size != expected:
+        raise CheckpointError(
+            f"{file}: cut short or damaged: {size} bytes, but its header promises {expected}; "
+            f"fetch it again"
+        )
