@@ -11,10 +11,13 @@ from jaxtyping import install_import_hook
 
 install_import_hook("moe_lens", "beartype.beartype")
 
+import hypothesis
 import pytest
 import torch
 import transformers
 
+hypothesis.settings.register_profile("moe_lens", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("moe_lens")
 transformers.utils.logging.set_verbosity_error()
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 

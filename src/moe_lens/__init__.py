@@ -1,1 +1,73 @@
-"""."""
+"""MoE Lens: look inside Mixture-of-Experts language models, and trust what you see.
+
+Names are imported on first use, so that `import moe_lens` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("moe-lens")
+
+_PLACES = {
+    "Corpus": "moe_lens.corpus",
+    "Document": "moe_lens.corpus",
+    "Field": "moe_lens.event",
+    "LayerEvent": "moe_lens.event",
+    "MoEModel": "moe_lens.models.model",
+    "Routing": "moe_lens.routing",
+    "batches": "moe_lens.corpus",
+    "errors": "moe_lens.errors",
+    "inspect_checkpoint": "moe_lens.models.inspect",
+    "load_corpus": "moe_lens.corpus",
+    "load_model": "moe_lens.loading",
+    "observe": "moe_lens.observing",
+    "policies": "moe_lens.policies",
+    "read_trace": "moe_lens.traces",
+    "record": "moe_lens.observing",
+    "tokens_of": "moe_lens.observing",
+}
+
+if TYPE_CHECKING:
+    from moe_lens import errors, policies
+    from moe_lens.corpus import Corpus, Document, batches, load_corpus
+    from moe_lens.event import Field, LayerEvent
+    from moe_lens.loading import load_model
+    from moe_lens.models.inspect import inspect_checkpoint
+    from moe_lens.models.model import MoEModel
+    from moe_lens.observing import observe, record, tokens_of
+    from moe_lens.routing import Routing
+    from moe_lens.traces import read_trace
+
+__all__ = [
+    "Corpus",
+    "Document",
+    "Field",
+    "LayerEvent",
+    "MoEModel",
+    "Routing",
+    "__version__",
+    "batches",
+    "errors",
+    "inspect_checkpoint",
+    "load_corpus",
+    "load_model",
+    "observe",
+    "policies",
+    "read_trace",
+    "record",
+    "tokens_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'moe_lens' has no attribute {name!r}")
+    place = import_module(_PLACES[name])
+    return place if _PLACES[name] == f"moe_lens.{name}" else getattr(place, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -194,14 +194,10 @@ def test_families_agree_with_their_weights(model_type: str, checkpoint: Any) -> 
     split = facts.to_dict()["split"]
     assert sum(split.values()) == facts.parameters
     assert min(split["embedding"], split["attention"], split["router"]) > 0
-    idle = sum(
-        parameter[facts.top_k :].numel()
-        for name, parameter in model.named_parameters()
-        if ".experts." in name and parameter.shape[0] == facts.num_experts
-    )
+    fused = [p for name, p in model.named_parameters() if ".experts." in name]
+    assert {facts.num_experts} == {p.shape[0] for p in fused}
+    idle = sum(expert.numel() for p in fused for expert in p[facts.top_k :])
     assert facts.active_parameters == facts.parameters - idle
-    assert facts.num_experts == 8
-    assert facts.moe_intermediate_size == 16
     assert (facts.num_shared_experts > 0) == (split["shared"] > 0)
 
 
@@ -232,7 +228,9 @@ def test_files_beside_the_config(tmp_path: Path) -> None:
 def test_files_of_another_model_are_refused(checkpoint: Any) -> None:
     directory = checkpoint(tiny_config("olmoe").to_json_string())
     save_file({"model.norm.weight": torch.ones(32)}, directory / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"hold 32 numbers, but .* has 55,408 parameters"):
+    with pytest.raises(
+        CheckpointError, match=r"hold 32 numbers, but .* has \d+,\d+ parameters\. Tens"
+    ):
         inspect_checkpoint(directory)
 
 
@@ -314,7 +312,7 @@ def test_remote_code_is_named_and_not_run(checkpoint: Any) -> None:
         {"model_type": "sly", "auto_map": {"AutoConfig": "evil.Config"}, "architectures": ["Sly"]}
     )
     (directory / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(UnsupportedModel, match=r"never runs\. `--trust-remote-code` makes loading"):
+    with pytest.raises(UnsupportedModel, match="runs only if you pass `--trust-remote-code`"):
         inspect_checkpoint(directory)
 
 

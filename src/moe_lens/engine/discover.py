@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,10 +24,14 @@ from moe_lens.models.structure import MoELayer
 
 @dataclass(eq=False)
 class Passed:
-    """The first tensor into and out of the modules of one decoder layer during a run."""
+    """The first tensor into and out of the modules of one decoder layer during a run.
+
+    `calls` holds all arguments, with which a module can be called again.
+    """
 
     into: dict[nn.Module, Tensor] = field(default_factory=dict)
     out_of: dict[nn.Module, Tensor] = field(default_factory=dict)
+    calls: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)
 
 
 class StockRun(NamedTuple):
@@ -78,7 +82,8 @@ def stock_run(model: MoEModel, batch: TokenBatch) -> StockRun:
 
 
 def _note(seen: Passed) -> Callable[..., None]:
-    def hook(module: nn.Module, args: object, kwargs: object, output: object) -> None:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        seen.calls[module] = (args, kwargs)
         into = _first(args) if args else _first(kwargs)
         out_of = _first(output)
         if isinstance(into, Tensor):

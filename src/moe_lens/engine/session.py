@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.float32 import float32_parameters
-from moe_lens.errors import UnsupportedModel
+from moe_lens.errors import ProofFailed, UnsupportedModel
 from moe_lens.event import Field, LayerEvent, Tokens
 from moe_lens.models.model import MoEModel, ObservedLayer
 from moe_lens.policies import Identity, Policy, RouterContext
@@ -86,6 +86,12 @@ class Session:
     ) -> None:
         self._stack.close()
 
+    def expect(self, batch: TokenBatch) -> None:
+        """Say which tokens the next calls of the model's layers belong to; `run` does so itself."""
+        rows = _Rows.of(batch, self._model.device)
+        for watch in self._watches:
+            watch.rows = rows
+
     @torch.no_grad()
     def run(self, batch: TokenBatch) -> Float[Tensor, "seq pos d_model"]:
         """Send a batch through; events reach the sink on the way.
@@ -93,10 +99,8 @@ class Session:
         Returns:
             The last hidden states, after the final norm, padding included.
         """
+        self.expect(batch)
         device = self._model.device
-        rows = _Rows.of(batch, device)
-        for watch in self._watches:
-            watch.rows = rows
         output = self._model.hf.base_model(
             input_ids=batch.input_ids.to(device),
             attention_mask=batch.attention_mask.to(device),
@@ -214,8 +218,12 @@ class _LayerWatch:
 
     def _emit(self, module: nn.Module, args: Any, output: Any) -> None:
         routing, tap = self._routing, self._tap
-        assert routing is not None
-        assert tap.states is not None
+        if routing is None or tap.states is None:
+            part = "router was" if routing is None else "experts were"
+            raise ProofFailed(
+                f"layer {self.modules.index}: its {part} not called through the seam that is "
+                f"observed when the layer ran; nothing can be said of it"
+            )
         routing = self._as_used(routing)
         if Field.LAYER_OUTPUT in self._fields:
             self._parts["layer"] = output[0] if isinstance(output, tuple) else output

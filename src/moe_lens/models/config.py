@@ -1,7 +1,8 @@
 """`find_config` and `read_config`: from what the user named to a config object.
 
-Only families that are built in; code beside a checkpoint is never run here. torch and
-transformers are imported on use, so that a wrong path is told at once.
+Only families that are built in; code beside a checkpoint runs only where the caller passed
+`trust_remote_code`. torch and transformers are imported on use, so that a wrong path is told at
+once.
 """
 
 from __future__ import annotations
@@ -92,12 +93,14 @@ def _download_config(hub_id: str, revision: str | None) -> Path:
         ) from error
 
 
-def read_config(file: Path, *, source: str) -> PreTrainedConfig:
-    """The config object that a `config.json` describes, of a family that is built in.
+def read_config(file: Path, *, source: str, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config object that a `config.json` describes.
 
     Args:
         file: The `config.json`.
         source: What the user named, for messages.
+        trust_remote_code: Whether a family that is not built in may be had by running the Python
+            code that lies beside the file.
 
     Raises:
         CheckpointError: It is unreadable, names no family, or makes no sense for the one it names.
@@ -118,11 +121,13 @@ def read_config(file: Path, *, source: str) -> PreTrainedConfig:
         from moe_lens.models import deepseek
 
         deepseek.register()
+    if model_type not in CONFIG_MAPPING and trust_remote_code and "auto_map" in raw:
+        return _run_remote_config(file)
     if model_type not in CONFIG_MAPPING:
         remote = (
             ". Its config asks for Python code that comes with the checkpoint (auto_map), which "
-            "inspecting never runs. `--trust-remote-code` makes loading download and run that "
-            "code with your rights: read it first"
+            "runs only if you pass `--trust-remote-code`; it would run with your rights, so read "
+            "it first"
             if "auto_map" in raw
             else ". A newer transformers may know it"
         )
@@ -136,6 +141,20 @@ def read_config(file: Path, *, source: str) -> PreTrainedConfig:
         config: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(plain)
     except (*BUILD_ERRORS, StrictDataclassError) as error:
         raise CheckpointError(senseless(source, model_type, error)) from error
+    return config
+
+
+def _run_remote_config(file: Path) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            file.parent, trust_remote_code=True, local_files_only=True
+        )
+    except (*BUILD_ERRORS, ImportError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: the code beside it, run as you asked, failed: {error}"
+        ) from error
     return config
 
 

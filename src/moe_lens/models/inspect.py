@@ -177,12 +177,10 @@ def _build_model(config: PreTrainedConfig, source: str) -> PreTrainedModel:
             f"{source}: model_type {config.model_type!r} is not a causal language model in "
             f"transformers"
         )
-    # Remote code would be looked up through this key, and is never wanted here.
-    config.__dict__.pop("auto_map", None)
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, attn_implementation="eager"
+                config, attn_implementation="eager", trust_remote_code=False
             )
     except BUILD_ERRORS as error:
         raise CheckpointError(senseless(source, config.model_type, error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from moe_lens.errors import CheckpointError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _LENGTH_BYTES = 8
+_ONE_EXPERT = re.compile(r"(?P<block>.*\bexperts)\.(?P<expert>\d+)\.(?P<part>.+)")
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -21,9 +23,29 @@ def weight_files(directory: Path) -> list[Path]:
         CheckpointError: There are none, one is missing, cut short, or not safetensors.
     """
     files = _listed(directory)
+    names: list[str] = []
     for file in files:
-        check_whole(file)
+        names += check_whole(file)
+    _check_experts(names, directory)
     return files
+
+
+def _check_experts(names: list[str], directory: Path) -> None:
+    """Prove that where experts are stored one by one, no layer lacks a part of one."""
+    stored: dict[str, dict[str, set[int]]] = {}
+    for name in names:
+        found = _ONE_EXPERT.fullmatch(name)
+        if found:
+            parts = stored.setdefault(found["block"], {})
+            parts.setdefault(found["part"], set()).add(int(found["expert"]))
+    for block, parts in stored.items():
+        known = set(range(max(max(ids) for ids in parts.values()) + 1))
+        for part, ids in parts.items():
+            if ids != known:
+                missing = f"{block}.{min(known - ids)}.{part}"
+                raise CheckpointError(
+                    f"{directory}: the weight files lack {missing}; fetch them again"
+                )
 
 
 def _listed(directory: Path) -> list[Path]:
@@ -65,8 +87,11 @@ def _no_weights(directory: Path) -> str:
     return f"{directory}: no weights; expected {SINGLE} or {INDEX} with its shards"
 
 
-def check_whole(file: Path) -> None:
+def check_whole(file: Path) -> list[str]:
     """Prove that a safetensors file has a readable header and exactly the bytes it promises.
+
+    Returns:
+        The names of its tensors.
 
     Raises:
         CheckpointError: It has not.
@@ -82,8 +107,9 @@ def check_whole(file: Path) -> None:
             )
         try:
             header = json.loads(stream.read(length))
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            header.pop("__metadata__", None)
+            ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise CheckpointError(
                 f"{file}: its safetensors header cannot be read ({error}); fetch it again"
             ) from error
@@ -93,3 +119,4 @@ def check_whole(file: Path) -> None:
             f"{file}: cut short or damaged: {size} bytes, but its header promises {expected}; "
             f"fetch it again"
         )
+    return list(header)

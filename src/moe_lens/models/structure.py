@@ -81,7 +81,8 @@ def _no_experts(model: PreTrainedModel) -> str:
     config = model.config.get_text_config()
     kind = model.config.model_type
     counts = (getattr(config, name, None) for name in NUM_EXPERTS_NAMES)
-    if any(isinstance(count, int) and count > 1 for count in counts):
+    named = any("expert" in type(module).__name__.lower() for module in model.modules())
+    if named or any(isinstance(count, int) and count > 1 for count in counts):
         return (
             f"{kind}: its experts do not go through transformers' experts registry, so their "
             f"outputs cannot be seen; see docs/families.md for what can"

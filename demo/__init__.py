@@ -1,0 +1,1 @@
+"""Developer-side material behind the demo: corpora and the small model trained on them."""

@@ -1,0 +1,1 @@
+"""Reproducible corpora in seven domains, built from pinned packages only."""

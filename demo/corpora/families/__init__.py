@@ -1,0 +1,1 @@
+"""Families of competition problems, by field; each has one maker of problems."""

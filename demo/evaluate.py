@@ -1,0 +1,164 @@
+"""Turn a finished run into the artefact that ships, and measure it: `python -m demo.evaluate`.
+
+Writes config.json, model.safetensors (bfloat16, original checkpoint layout), the tokenizer,
+training.json, routing_snapshots.safetensors, evaluation.json and the model card README.md.
+All figures come from the files as written, on the held-out excerpts that ship with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from demo.corpora.excerpts import long_lines
+from demo.model.baselines import compressed_bits_per_byte, ngram_bits_per_byte
+from demo.model.card import card
+from demo.model.data import SHARES, data_hashes, packed_rows
+from demo.model.measure import HeldOut, specialisation
+from demo.model.network import Optimizers, new_model
+from demo.model.score import (
+    DocumentScores,
+    active_experts,
+    encode,
+    experts_for_half,
+    perplexity_ratio,
+    read_texts,
+    score_documents,
+)
+from demo.model.state import load_state, read_log
+
+log = logging.getLogger("demo.evaluate")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_artefact(run: Path, out: Path) -> None:
+    """Write the run's model and records in the form that ships."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(run / "tokenizer")
+    model = new_model(tokenizer, torch.device("cpu"))
+    progress = load_state(run / "state.safetensors", model, Optimizers.of(model))
+    if not progress.done():
+        log.warning("the run stands at step %d and is not finished", progress.step)
+    model.to(torch.bfloat16).save_pretrained(out)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(run / "tokenizer" / name, out / name)
+    shutil.copyfile(run / "routing_snapshots.safetensors", out / "routing_snapshots.safetensors")
+    training = json.loads((run / "manifest.json").read_text())
+    training |= {"progress": asdict(progress), "log": read_log(run / "log.jsonl")}
+    (out / "training.json").write_text(json.dumps(training) + "\n")
+    for path in out.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner only
+
+
+def refuse_leaks(data: Path, excerpts: Path, training: dict[str, Any]) -> None:
+    """Make sure that `data` is what the run saw, and that no excerpt was in it.
+
+    Raises:
+        ValueError: Other data, or an excerpt with the id or a long line of a training document.
+    """
+    if data_hashes(data) != training["data_sha256"]:
+        raise ValueError(f"{data} is not what the model was trained on; give that data as --data.")
+    for domain in SHARES:
+        ids, lines = set(), set()
+        for text in (data / domain / "train.jsonl").read_text(encoding="utf-8").splitlines():
+            document = json.loads(text)
+            ids.add(document["id"])
+            lines |= long_lines(document["text"])
+        for text in (excerpts / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines():
+            excerpt = json.loads(text)
+            if excerpt["id"] in ids or long_lines(excerpt["text"]) & lines:
+                raise ValueError(f"{domain}: excerpt {excerpt['id']} was part of the training text")
+
+
+def baselines(
+    tokenizer: Any, train: dict[str, Any], texts: dict[str, list[str]]
+) -> dict[str, dict[str, float]]:
+    """Bits per byte per domain of compressors and of n-grams of the domain's own training text."""
+    table = {}
+    for domain, documents in texts.items():
+        tokens = train[domain][:, :-1].ravel().astype(np.int64)
+        num_bytes = sum(len(text.encode()) for text in documents)
+        ids = encode(tokenizer, documents)
+        table[domain] = compressed_bits_per_byte(documents) | {
+            f"{order}-gram": ngram_bits_per_byte(
+                tokens, ids, order=order, vocab_size=len(tokenizer), num_bytes=num_bytes
+            )
+            for order in (1, 5)
+        }
+    return table
+
+
+def evaluate(artefact: Path, excerpts: Path, train: dict[str, Any]) -> dict[str, Any]:
+    """Every figure of the card."""
+    tokenizer = AutoTokenizer.from_pretrained(artefact)
+    model = AutoModelForCausalLM.from_pretrained(artefact, dtype=torch.float32).eval()
+    texts = {domain: read_texts(excerpts / f"{domain}.jsonl") for domain in SHARES}
+    by_k: dict[int, dict[str, DocumentScores]] = {}
+    for k in range(model.config.num_experts_per_tok, 0, -1):
+        with active_experts(model, k):
+            by_k[k] = {d: score_documents(model, tokenizer, t) for d, t in texts.items()}
+        log.info("k = %d: %s", k, {d: round(s.bits_per_byte, 3) for d, s in by_k[k].items()})
+    full = by_k[model.config.num_experts_per_tok]
+    table = baselines(tokenizer, train, texts)
+    for domain, scores in full.items():
+        table[domain]["model"] = scores.bits_per_byte
+        table[domain]["bytes_per_token"] = float(scores.num_bytes.sum() / scores.num_tokens.sum())
+    return {
+        "bits_per_byte": table,
+        "perplexity": {
+            d: float(np.exp(s.nats.sum() / s.num_tokens.sum())) for d, s in full.items()
+        },
+        "perplexity_ratio": {
+            k: {d: asdict(perplexity_ratio(s, full[d])) for d, s in scores.items()}
+            for k, scores in by_k.items()
+        },
+        "specialisation": specialisation(
+            {d: HeldOut(s.bits_per_byte, s.choices) for d, s in full.items()}
+        ),
+        "n50": {d: experts_for_half(s.choices.sum(0)) for d, s in full.items()},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "model_bytes": os.path.getsize(artefact / "model.safetensors"),
+        "num_documents": {d: len(t) for d, t in texts.items()},
+    }
+
+
+def main() -> None:
+    """Parse the command line, write and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=ROOT / "build" / "demo-model")
+    parser.add_argument("--data", type=Path, default=ROOT / "build" / "corpora")
+    parser.add_argument("--excerpts", type=Path, default=ROOT / "src/moe_lens/demo/corpora")
+    parser.add_argument("--out", type=Path, default=ROOT / "src/moe_lens/demo/model")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    write_artefact(arguments.run, arguments.out)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.run / "tokenizer")
+    training = json.loads((arguments.out / "training.json").read_text())
+    refuse_leaks(arguments.data, arguments.excerpts, training)
+    train = packed_rows(
+        arguments.data,
+        tokenizer,
+        arguments.run / "tokens",
+        split="train",
+        seed=training["seed"],
+    )
+    result = evaluate(arguments.out, arguments.excerpts, train)
+    (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    (arguments.out / "README.md").write_text(card(result, training), encoding="utf-8")
+    log.info("wrote %s", arguments.out / "README.md")
+
+
+if __name__ == "__main__":
+    main()

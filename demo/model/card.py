@@ -1,0 +1,137 @@
+"""The model card: what the demo model is, how it was made, what it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from demo.model.data import SHARES
+from demo.tokenizer import CONTEXT
+
+_HEAD = """\
+# The demo model of MoE Lens
+
+A small DeepSeekMoE language model, trained from scratch on seven kinds of text so that an
+instrument for MoE models has something real to look at. Its experts specialised by
+themselves; its prose is not worth reading.
+
+**It is** a model for demonstrations, tutorials and tests of meaning. It takes the very code
+path of deepseek-moe-16b-base: same `model_type`, same checkpoint keys.
+**It is not** a useful text generator, a source of facts, or evidence about large models:
+what holds here is shown at {million:.1f} million parameters and {tokens:.1f} million tokens.
+
+## Shape
+
+First layer dense, then four MoE layers of 64 routed experts (top 6, softmax, no
+renormalisation) and 2 shared ones; d_model 160, 5 heads, experts of width 64, {context} tokens of
+context, byte-level BPE of 8,192 entries with single digits. {parameters:,} parameters,
+{megabytes:.1f} MB in bfloat16.
+
+## Training
+
+`{command}`
+
+{steps:,} steps, {tokens:.1f} million tokens, {hours:.2f} hours of training time on one shared
+CPU core in float32 (torch {torch}, transformers {transformers}). Each step holds 16 rows of
+{context} tokens: {shares}.
+Muon for matrices, AdamW for the rest; the learning rate falls to zero over the last 40 % of
+the steps. Expert-level balance loss of the DeepSeekMoE paper over each half of a step
+(alpha 0.01). Documents in a row do not see each other. Curves, data hashes and versions are in
+`training.json`; `routing_snapshots.safetensors` keeps the expert ids of a fixed sample of
+held-out text over training.
+
+Sources and licences of the text: `../NOTICE.md`. No excerpt was trained on.
+
+"""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _quality(result: Mapping[str, Any]) -> str:
+    columns = ["model", "1-gram", "5-gram", "gzip -9", "xz -9"]
+    table = result["bits_per_byte"]
+    rows = [
+        [domain, *(f"{table[domain][c]:.3f}" for c in columns), f"{ppl:.1f}"]
+        for domain, ppl in result["perplexity"].items()
+    ]
+    behind = {
+        rival: [d for d in table if table[d]["model"] >= table[d][rival]]
+        for rival in ("xz -9", "5-gram")
+    }
+    verdicts = [
+        f"The model beats `{rival}` on every domain."
+        if not domains
+        else f"The model does **not** beat `{rival}` on: {', '.join(domains)}."
+        for rival, domains in behind.items()
+    ]
+    return (
+        "## Held-out quality\n\nBits per byte on the shipped excerpts (about 125 KB a domain), "
+        "windows of 512 tokens\nthat overlap by half; perplexity per token. The n-grams "
+        "(Witten-Bell) saw all of the\ndomain's training text, the compressors only the "
+        "excerpts.\n\n"
+        + _table(["domain", *columns, "perplexity"], rows)
+        + "\n"
+        + " ".join(verdicts)
+        + "\n"
+    )
+
+
+def _specialisation(result: Mapping[str, Any]) -> str:
+    values = result["specialisation"]
+    per_layer = zip(
+        values["mutual_information_bits"],
+        values["shuffled_bits"],
+        values["max_load_over_mean"],
+        strict=True,
+    )
+    rows = [
+        [layer, f"{bits:.3f}", f"{control:.3f}", f"{load:.2f}"]
+        for layer, (bits, control, load) in enumerate(per_layer, start=1)
+    ]
+    n50 = ", ".join(f"{domain} {value:.1f}" for domain, value in result["n50"].items())
+    return (
+        "## Specialisation\n\nMutual information of domain and chosen expert, beside the same with "
+        "documents' domains\nshuffled; busiest expert's load over the mean.\n\n"
+        + _table(["layer", "bits", "shuffled", "max load / mean"], rows)
+        + f"\nn50, experts that take half of a domain's decisions (uniform: 32): {n50}.\n"
+    )
+
+
+def _fewer_experts(result: Mapping[str, Any]) -> str:
+    domains = list(result["perplexity"])
+    rows = [
+        [
+            k,
+            *(f"{r[d]['value']:.3f} [{r[d]['low']:.3f}, {r[d]['high']:.3f}]" for d in domains),
+        ]
+        for k, r in result["perplexity_ratio"].items()
+    ]
+    return (
+        "## Fewer active experts\n\nPerplexity with k experts over that with 6, weights as they "
+        "are; 95 % intervals from\nresampling documents.\n\n" + _table(["k", *domains], rows)
+    )
+
+
+def card(result: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    """The whole card as Markdown."""
+    progress = training["progress"]
+    step_tokens = sum(SHARES.values()) * CONTEXT
+    head = _HEAD.format(
+        million=result["parameters"] / 1e6,
+        parameters=result["parameters"],
+        megabytes=result["model_bytes"] / 1e6,
+        context=CONTEXT,
+        command=training["command"],
+        steps=progress["step"],
+        tokens=progress["step"] * step_tokens / 1e6,
+        hours=progress["seconds"] / 3600,
+        torch=training["versions"]["torch"],
+        transformers=training["versions"]["transformers"],
+        shares=", ".join(f"{d} {n}" for d, n in training["rows_per_step"].items()),
+    )
+    parts = [head + _quality(result), _specialisation(result), _fewer_experts(result)]
+    return "\n".join(parts)

@@ -1,0 +1,188 @@
+"""The commands. torch is imported when a command needs it, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click.exceptions import Abort, ClickException
+
+import moe_lens
+from moe_lens.cli import show
+from moe_lens.errors import InputError, UnsupportedModel
+
+app = typer.Typer(
+    name="moe-lens",
+    help="Look inside Mixture-of-Experts language models, and trust what you see.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class Split(StrEnum):
+    """How a text file is cut into documents."""
+
+    FILE = "file"
+    LINE = "line"
+    PARAGRAPH = "paragraph"
+
+
+class OnLong(StrEnum):
+    """What is done about a document longer than the context."""
+
+    SPLIT = "split"
+    TRUNCATE = "truncate"
+    ERROR = "error"
+
+
+def main() -> None:
+    """Run the command line; exit 0 when done, 2 for the user's input, 1 for a fault of ours."""
+    try:
+        status = app(standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        status = USER_ERROR
+    except (InputError, UnsupportedModel) as error:
+        show.error(str(error))
+        status = USER_ERROR
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        show.error(f"{where}{error.strerror or error}")
+        status = USER_ERROR
+    except (Abort, KeyboardInterrupt):
+        show.error("interrupted; nothing half-written was left")
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and stop.")] = False,
+) -> None:
+    if version:
+        show.line(f"moe-lens {moe_lens.__version__}")
+        raise typer.Exit
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="Checkpoint directory, hub id, or `demo` for the embedded model.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+
+
+@app.command()
+def inspect(
+    model: ModelArgument, as_json: JsonOption = False, revision: RevisionOption = None
+) -> None:
+    """Say what a model is, from its config alone: no weights are needed or loaded."""
+    from moe_lens.models.inspect import inspect_checkpoint
+
+    target = _embedded() if model == "demo" else model
+    facts = inspect_checkpoint(target, revision=revision)
+    if as_json:
+        show.line(json.dumps(facts.to_dict()))
+    else:
+        show.model_facts(facts)
+
+
+@app.command()
+def trace(
+    model: ModelArgument,
+    corpus: Annotated[
+        str,
+        typer.Option(help="Text file, .jsonl, .parquet, a directory of them, or `demo`."),
+    ],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    split: Annotated[Split, typer.Option(help="What in a text file is a document.")] = Split.FILE,
+    field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    max_documents: Annotated[
+        int | None, typer.Option(help="At most so many documents of each domain.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens the model sees at once [1024, or the model's].")
+    ] = None,
+    on_long: Annotated[
+        OnLong, typer.Option(help="What to do with a document longer than that.")
+    ] = OnLong.SPLIT,
+    count_bos: Annotated[
+        bool, typer.Option("--count-bos", help="Record the token that begins a text, too.")
+    ] = False,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens in memory at a time.")] = 4096,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Record which experts every token was sent to, at every layer, with their weights."""
+    from moe_lens.cli.tracing import TraceJob
+
+    job = TraceJob.open(
+        model,
+        corpus,
+        split=split.value,
+        field=field,
+        max_documents=max_documents,
+        context_length=context,
+        on_long=on_long.value,
+        count_bos=count_bos,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    with show.progress("tracing", total=job.tokenized.num_tokens) as advance:
+        job.write(out, batch_tokens=batch_tokens, progress=advance)
+    if as_json:
+        show.line(json.dumps(job.describe(out)))
+    else:
+        show.line(f"{job.tokenized.num_counted:,} tokens recorded in {out}")
+        show.line(f"next: moe-lens usage {out}")
+
+
+@app.command()
+def usage(
+    path: Annotated[Path, typer.Argument(help="A trace: of `moe-lens trace`, or from elsewhere.")],
+    num_experts: Annotated[
+        int | None,
+        typer.Option(help="Experts of a layer, for a trace that does not say so itself."),
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="A row for each layer, not their mean.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write usage per expert to this Parquet file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say from a trace which experts each domain uses; no model is needed."""
+    from moe_lens.traces import read_trace
+    from moe_lens.traces.summary import summary_by_domain, usage_by_domain
+
+    recorded = read_trace(path, num_experts=num_experts)
+    table = summary_by_domain(recorded)
+    if as_json:
+        show.line(json.dumps(table.to_dicts()))
+    else:
+        show.usage(recorded, table, per_layer=per_layer)
+    if out is not None:
+        usage_by_domain(recorded).write_parquet(out)
+
+
+def _embedded() -> Path:
+    from moe_lens.loading import embedded_model
+
+    return embedded_model()

@@ -1,0 +1,117 @@
+"""`load_model`: a path or hub id to a model that passed the load-time proof."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from moe_lens.engine.proof import prove
+from moe_lens.errors import CheckpointError, InputError
+from moe_lens.models.checkpoint import open_model
+from moe_lens.models.config import CONFIG, find_config, read_config
+from moe_lens.models.model import MoEModel
+
+EMBEDDED = "demo"
+"""Names the small trained model that comes with the package."""
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def load_model(
+    path_or_id: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> MoEModel:
+    """Load a Mixture-of-Experts model and prove that what is observed of it is right.
+
+    Args:
+        path_or_id: A checkpoint directory, a hub id (owner/name), or "demo" for the small trained
+            model that comes with the package ("./demo" is a directory of that name).
+        dtype: Of the loaded weights: "auto" (the checkpoint's own), "float32", "bfloat16",
+            "float16". Routers compute in float32 whatever is chosen.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1".
+        trust_remote_code: Whether Python code that comes with the checkpoint may run, with your
+            rights. Never needed for the families of docs/families.md.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, cut short, damaged, or not of one piece.
+        UnsupportedModel: Its experts cannot be observed, or a check of the proof failed.
+    """
+    source = str(path_or_id)
+    target = embedded_model() if source == EMBEDDED else path_or_id
+    file = find_config(target, revision=revision)
+    config = read_config(file, source=source, trust_remote_code=trust_remote_code)
+    directory = file.parent
+    if not Path(target).expanduser().is_dir():
+        directory = _fetch(source, revision=revision, with_code=trust_remote_code)
+    model = open_model(
+        directory,
+        config,
+        source=source,
+        dtype=_dtype(dtype),
+        device=_device(device),
+        trust_remote_code=trust_remote_code,
+    )
+    return prove(model)
+
+
+def embedded_model() -> Path:
+    """The directory of the model that comes with the package.
+
+    Raises:
+        CheckpointError: This installation was made without it.
+    """
+    directory = Path(__file__).parent / "demo" / "model"
+    if not (directory / CONFIG).is_file():
+        raise CheckpointError(
+            "the model 'demo' is not part of this installation; install the released wheel, or "
+            "give the directory of a checkpoint"
+        )
+    return directory
+
+
+def _fetch(hub_id: str, *, revision: str | None, with_code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = [*_FETCHED, "*.py"] if with_code else _FETCHED
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{hub_id}: its weights are not in the local cache and could not be fetched from the "
+            f"hub ({error}). Go online once, or give a directory that holds the checkpoint"
+        ) from error
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype | None:
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return None
+    if name not in _DTYPES:
+        raise InputError(f"dtype {name!r} is not one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r} is not known to torch; try auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: torch sees no CUDA device here; use cpu")
+    return device

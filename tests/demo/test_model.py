@@ -1,0 +1,342 @@
+"""The demo model's training: kernels, optimiser, data order, resuming, measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import demo.model.network
+from demo.model.baselines import NGram, compressed_bits_per_byte
+from demo.model.data import SHARES, pack, step_rows, to_batch
+from demo.model.kernels import IMPLEMENTATION, HeadLoss
+from demo.model.measure import (
+    HeldOut,
+    measure_rows,
+    mutual_information,
+    specialisation,
+    token_bytes,
+)
+from demo.model.muon import Muon, orthogonalise
+from demo.model.network import Optimizers, new_model
+from demo.model.score import experts_for_half, score_documents
+from demo.model.state import Log, Progress, load_state, read_log, save_state
+from demo.tokenizer import CONTEXT, balanced_sample, save, train_tokenizer
+from demo.train import gradients
+from moe_lens.models.deepseek import DeepseekConfig, DeepseekExperts, DeepseekForCausalLM
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    text = "the cat sat on the mat, 1234 times; 数学 est belle.\n    return x\n"
+    return train_tokenizer(iter([text] * 4), vocab_size=300)
+
+
+@pytest.fixture
+def tiny(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[PreTrainedTokenizerFast], DeepseekForCausalLM]:
+    def config(tokenizer: PreTrainedTokenizerFast) -> DeepseekConfig:
+        return DeepseekConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24,
+            moe_intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+            n_routed_experts=8, num_experts_per_tok=2, first_k_dense_replace=1,
+            max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        )  # fmt: skip
+
+    monkeypatch.setattr(demo.model.network, "demo_config", config)
+    return lambda tokenizer: new_model(tokenizer, torch.device("cpu"))
+
+
+# --- tokenizer ---
+
+
+def test_tokenizer_adds_bos_splits_digits_and_gives_the_text_back(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save(tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "the 1234 数学\n    À bientôt 🙂"
+    ids = loaded(text)["input_ids"]
+    assert ids[0] == loaded.bos_token_id == 0
+    assert ids == tokenizer(text)["input_ids"]
+    assert loaded.decode(ids, skip_special_tokens=True) == text
+    tokens = loaded.convert_ids_to_tokens(ids)
+    assert all(digit in tokens for digit in "1234")
+    sizes = token_bytes(loaded)
+    assert sizes[0] == 0
+    assert sizes[ids].sum() == len(text.encode())
+
+
+def test_tokenizer_is_the_same_every_time() -> None:
+    texts = ["a b ab abc", "bc abc"]
+    first, second = (train_tokenizer(iter(texts), vocab_size=262) for _ in range(2))
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
+def test_an_empty_domain_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.jsonl").touch()
+    with pytest.raises(ValueError, match="needs every domain"):
+        list(balanced_sample(tmp_path, {"code": 1.0}))
+
+
+# --- kernels and optimiser ---
+
+
+def test_grouped_experts_equal_the_eager_ones_with_gradients() -> None:
+    torch.manual_seed(0)
+    config = DeepseekConfig(
+        hidden_size=32, moe_intermediate_size=16, n_routed_experts=8, num_experts_per_tok=3
+    )
+    experts = DeepseekExperts(config)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(50, 32, requires_grad=True)
+    weights = torch.rand(50, 3, requires_grad=True)
+    ids = torch.stack([torch.randperm(7)[:3] for _ in range(50)])  # expert 7 never chosen
+
+    def run(implementation: str) -> list[Tensor]:
+        config._experts_implementation = implementation
+        out = experts(x, ids, weights)
+        leaves = (x, weights, experts.gate_up_proj, experts.down_proj)
+        return [out, *torch.autograd.grad((out * torch.arange(32)).sum(), leaves)]
+
+    for stock, ours in zip(run("eager"), run(IMPLEMENTATION), strict=True):
+        torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-5)
+
+
+def test_head_loss_equals_cross_entropy_with_gradients() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(700, 32, requires_grad=True)
+    head = torch.randn(64, 32, requires_grad=True)
+    targets = torch.randint(0, 64, (700,))
+    expected = functional.cross_entropy(hidden @ head.T, targets)
+    loss = HeadLoss.apply(hidden, head, targets)
+    torch.testing.assert_close(loss, expected)
+    for ours, stock in zip(
+        torch.autograd.grad(3 * loss, (hidden, head)),
+        torch.autograd.grad(3 * expected, (hidden, head)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, stock, atol=1e-6, rtol=1e-4)
+
+
+def test_orthogonalised_matrices_keep_their_directions() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 20)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    result = orthogonalise(matrices)
+    singular = torch.linalg.svdvals(result)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    in_basis = u.mT @ result @ v.mT
+    off_diagonal = in_basis - torch.diag_embed(torch.diagonal(in_basis, dim1=1, dim2=2))
+    assert off_diagonal.abs().max() < 1e-4
+
+
+def test_muon_moves_every_expert_and_both_halves_by_the_same_amount() -> None:
+    torch.manual_seed(0)
+    tall, fused = (torch.nn.Parameter(torch.zeros(s)) for s in ((4, 12, 6), (4, 12, 8)))
+    optimizer = Muon([tall], [fused], lr=0.1)
+    tall.grad = torch.randn_like(tall) * torch.tensor([1.0, 1e-3, 1e3, 1.0])[:, None, None]
+    fused.grad = torch.randn_like(fused)
+    optimizer.step()
+    tall_sizes = torch.linalg.svdvals(tall) / (0.1 * 2**0.5)  # 12 / 6
+    fused_sizes = torch.linalg.svdvals(fused.view(8, 6, 8)) / 0.1
+    for sizes in (tall_sizes, fused_sizes):
+        assert sizes.min() > 0.6
+        assert sizes.max() < 1.3
+    assert ((tall * tall.grad).sum((1, 2)) < 0).all()
+
+
+# --- data ---
+
+
+def test_rows_hold_the_documents_in_one_stream(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    texts = [f"the cat {i} sat" * (i + 1) for i in range(40)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    rows = pack(path, tokenizer, seed=0)
+    assert rows.shape[1] == CONTEXT + 1
+    assert (rows[1:, 0] == rows[:-1, -1]).all()
+    text = tokenizer.decode([*rows[:, :-1].ravel(), rows[-1, -1]])
+    documents = [d.removeprefix("<|begin_of_text|>") for d in text.split("<|end_of_text|>")]
+    assert set(documents[:-1]) <= set(texts)
+    batch = to_batch(rows, bos=0)
+    starts = batch.inputs == 0
+    assert (batch.positions[starts] == 0).all()
+    assert ((batch.positions[:, 1:] - batch.positions[:, :-1])[~starts[:, 1:]] == 1).all()
+    assert torch.equal(batch.targets[:, :-1], batch.inputs[:, 1:])
+
+
+def test_too_little_text_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"text": "the"}) + "\n")
+    with pytest.raises(ValueError, match=r"one row takes 513"):
+        pack(path, tokenizer, seed=0)
+
+
+def test_every_step_has_the_stated_mix_and_an_epoch_meets_every_row_once() -> None:
+    rows = {d: np.arange(12, dtype=np.uint16)[:, None] + 100 * i for i, d in enumerate(SHARES)}
+    seen: dict[int, list[int]] = {i: [] for i in range(len(SHARES))}
+    for step in range(12):
+        chosen = step_rows(rows, step, seed=0)[:, 0]
+        assert np.bincount(chosen // 100).tolist() == list(SHARES.values())
+        for value in chosen:
+            seen[value // 100].append(int(value % 100))
+    for (domain, share), values in zip(SHARES.items(), seen.values(), strict=True):
+        for epoch in range(share):
+            assert sorted(values[12 * epoch : 12 * (epoch + 1)]) == list(range(12)), domain
+    assert (step_rows(rows, 5, seed=0) == step_rows(rows, 5, seed=0)).all()
+
+
+# --- progress ---
+
+
+def test_rate_warms_up_holds_and_falls_to_zero() -> None:
+    assert Progress(step=0).rate() == pytest.approx(0.05)
+    assert Progress(step=500).rate() == 1.0
+    planned = {"decay_start": 60, "total_steps": 100}
+    assert Progress(step=60, **planned).rate() == 1.0
+    assert Progress(step=80, **planned).rate() == pytest.approx(0.5)
+    assert Progress(step=99, **planned).rate() == pytest.approx(1 / 40)
+    assert Progress(step=100, **planned).done()
+
+
+def test_a_killed_run_goes_on_bit_for_bit(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM], tmp_path: Path
+) -> None:
+    def take(model: DeepseekForCausalLM, optimizers: Optimizers, steps: range) -> None:
+        for step in steps:
+            rng = np.random.default_rng(step)
+            rows = rng.integers(2, len(tokenizer), (16, 33)).astype(np.uint16)
+            gradients(model, to_batch(rows, bos=0))
+            optimizers.step(0.5)
+
+    torch.manual_seed(0)
+    straight = tiny(tokenizer)
+    optimizers = Optimizers.of(straight)
+    take(straight, optimizers, range(2))
+    save_state(tmp_path / "state.safetensors", straight, optimizers, Progress(step=2))
+    take(straight, optimizers, range(2, 4))
+
+    torch.manual_seed(1)
+    resumed = tiny(tokenizer)
+    again = Optimizers.of(resumed)
+    assert load_state(tmp_path / "state.safetensors", resumed, again) == Progress(step=2)
+    take(resumed, again, range(2, 4))
+    for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_training_learns(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM]
+) -> None:
+    torch.manual_seed(0)
+    model = tiny(tokenizer)
+    optimizers = Optimizers.of(model)
+    rows = np.tile(np.arange(2, 35, dtype=np.uint16), (16, 1))
+    losses = []
+    for _ in range(25):
+        losses.append(gradients(model, to_batch(rows, bos=0)).loss)
+        optimizers.step(1.0)
+    assert losses[0] == pytest.approx(np.log(len(tokenizer)), abs=0.2)
+    assert losses[-1] < 1
+
+
+def test_log_drops_what_came_after_the_saved_state(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    Log(path, up_to_step=2).write(step=3, loss=1.0)
+    assert read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.0}]
+
+
+# --- measures ---
+
+
+def test_mutual_information_known_answers() -> None:
+    labels = np.array([0, 1])
+    apart = np.array([[[4, 0], [2, 2]], [[0, 8], [4, 4]]])  # layer 0 tells all, layer 1 nothing
+    assert mutual_information(apart, labels) == pytest.approx([1.0, 0.0])
+
+
+def test_specialisation_beats_its_control_only_where_it_is_real() -> None:
+    rng = np.random.default_rng(0)
+
+    def domain(favoured: int) -> HeldOut:
+        p = np.full(8, 0.05)
+        p[favoured] = 0.65
+        real = rng.multinomial(200, p, size=10)
+        noise = rng.multinomial(200, np.full(8, 1 / 8), size=10)
+        return HeldOut(1.0, np.stack([real, noise], axis=1))
+
+    found = specialisation({"a": domain(0), "b": domain(1), "c": domain(2)})
+    real, noise = found["mutual_information_bits"]
+    assert real > 10 * found["shuffled_bits"][0]
+    assert noise < 2 * found["shuffled_bits"][1]
+
+
+def test_experts_for_half() -> None:
+    assert experts_for_half(np.array([[5, 3, 2], [1, 1, 1]])) == 1.5
+
+
+def test_bits_per_byte_of_a_flat_model_is_that_of_its_vocabulary(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM]
+) -> None:
+    model = tiny(tokenizer).eval()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    text = "the cat sat on the mat, " * 150  # longer than one window
+    scores = score_documents(model, tokenizer, [text, "数学"])
+    num_tokens = [len(tokenizer(t)["input_ids"]) - 1 for t in (text, "数学")]
+    assert num_tokens[0] > CONTEXT
+    assert scores.num_tokens.tolist() == num_tokens
+    assert scores.choices.sum((1, 2)).tolist() == [n * 2 for n in num_tokens]
+    expected = sum(num_tokens) * np.log2(len(tokenizer)) / len((text + "数学").encode())
+    assert scores.bits_per_byte == pytest.approx(expected)
+
+    ids = np.array([[0, *range(100, 100 + CONTEXT)]], dtype=np.uint16) % len(tokenizer)
+    measured = measure_rows(model, ids, bos=0, num_bytes=token_bytes(tokenizer))
+    assert measured.choices.shape == (1, 1, 8)
+
+
+# --- baselines ---
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_ngram_equals_counting_by_hand(order: int) -> None:
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 5, 300)
+    document = rng.integers(0, 6, 40)  # 5 was never seen
+    expected = []
+    for i in range(1, len(document)):
+        p = 1 / 6
+        for n in range(1, min(order, i + 1) + 1):
+            context = document[i - n + 1 : i].tolist()
+            after = [
+                int(train[j + n - 1])
+                for j in range(len(train) - n + 1)
+                if train[j : j + n - 1].tolist() == context
+            ]
+            kinds = len(set(after))
+            if after:
+                p = (after.count(document[i]) + kinds * p) / (len(after) + kinds)
+        expected.append(-np.log(p))
+    model = NGram(train, order=order, vocab_size=6)
+    np.testing.assert_allclose(model.nats(document), expected, rtol=1e-12)
+
+
+def test_compressors_see_repetition() -> None:
+    result: dict[str, Any] = compressed_bits_per_byte(["the same again " * 500])
+    assert 0 < result["xz -9"] < 0.3
+    assert 0 < result["gzip -9"] < 0.3
