@@ -19,6 +19,7 @@ import transformers
 hypothesis.settings.register_profile("moe_lens", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("moe_lens")
 transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 

@@ -7,14 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import demo.model.network
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-import demo.model.network
 from demo.model.baselines import NGram, compressed_bits_per_byte
 from demo.model.data import SHARES, pack, step_rows, to_batch
 from demo.model.kernels import IMPLEMENTATION, HeadLoss
@@ -31,6 +27,10 @@ from demo.model.score import experts_for_half, score_documents
 from demo.model.state import Log, Progress, load_state, read_log, save_state
 from demo.tokenizer import CONTEXT, balanced_sample, save, train_tokenizer
 from demo.train import gradients
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
 from moe_lens.models.deepseek import DeepseekConfig, DeepseekExperts, DeepseekForCausalLM
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.exceptions import Abort, ClickException
 
 import moe_lens
 from moe_lens.cli import show
@@ -25,7 +24,6 @@ app = typer.Typer(
 )
 
 USER_ERROR = 2
-INTERRUPTED = 130
 
 
 class Split(StrEnum):
@@ -47,30 +45,31 @@ class OnLong(StrEnum):
 def main() -> None:
     """Run the command line; exit 0 when done, 2 for the user's input, 1 for a fault of ours."""
     try:
-        status = app(standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        status = USER_ERROR
+        app()
     except (InputError, UnsupportedModel) as error:
         show.error(str(error))
-        status = USER_ERROR
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         show.error(f"{where}{error.strerror or error}")
-        status = USER_ERROR
-    except (Abort, KeyboardInterrupt):
-        show.error("interrupted; nothing half-written was left")
-        status = INTERRUPTED
-    sys.exit(status)
+    sys.exit(USER_ERROR)
+
+
+def _say_version(asked: bool | None) -> None:
+    if asked:
+        show.line(f"moe-lens {moe_lens.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Say the version and stop.")] = False,
+    version: Annotated[
+        bool | None,
+        typer.Option(
+            "--version", help="Say the version and stop.", callback=_say_version, is_eager=True
+        ),
+    ] = None,
 ) -> None:
-    if version:
-        show.line(f"moe-lens {moe_lens.__version__}")
-        raise typer.Exit
+    """Options that go before the command."""
 
 
 ModelArgument = Annotated[

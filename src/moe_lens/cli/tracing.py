@@ -43,6 +43,8 @@ class TraceJob:
         trust_remote_code: bool,
     ) -> TraceJob:
         """Read the corpus first: a mistake in it is told before a large model is loaded."""
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
         text = load_corpus(corpus, split=split, field=field, max_documents=max_documents)
         loaded = load_model(
             model,

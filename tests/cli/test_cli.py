@@ -1,0 +1,175 @@
+"""The command line: what it prints, its exit codes, and one clear message for bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import moe_lens
+from moe_lens import cli
+from moe_lens.traces import read_trace
+from tests.checkpoints import edit_weights, save_checkpoint, text_of
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("cli") / "model")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for seed, domain in enumerate(("left", "right")):
+        lines = [json.dumps({"id": str(i), "text": text_of(20 + i, seed=seed)}) for i in range(4)]
+        (folder / f"{domain}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def run(
+    *arguments: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["moe-lens", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    seen = capsys.readouterr()
+    return int(stop.value.code or 0), seen.out, seen.err
+
+
+@pytest.fixture
+def moe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    return lambda *arguments: run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_inspect_prints_what_others_rely_on(checkpoint: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = moe("inspect", checkpoint, "--json")
+    facts = json.loads(out)
+    expected = {
+        "model_type": "deepseek",
+        "num_layers": 3,
+        "num_moe_layers": 2,
+        "num_experts": 12,
+        "top_k": 3,
+        "num_shared_experts": 2,
+    }
+    assert {key: facts[key] for key in expected} == expected
+    assert facts["parameters"] > facts["active_parameters"] > 0
+    assert facts["bytes"] == 4 * facts["parameters"]
+    assert (code, err) == (0, "")
+    code, out, _ = moe("inspect", checkpoint)
+    assert code == 0
+    assert "12 routed of width 16, top 3; 2 shared" in out
+
+
+def test_trace_then_usage(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "t.parquet"
+    code, out, err = moe("trace", checkpoint, "--corpus", corpus, "--out", file, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    num_tokens = 2 * (20 + 21 + 22 + 23)
+    assert told["num_tokens"] == num_tokens
+    assert max(told["checks"].values()) < 1e-5
+    trace = read_trace(file)
+    assert trace.num_tokens == num_tokens
+    assert trace.manifest.layers == (1, 2)
+    assert trace.domains()["domain"].to_list() == ["left", "right"]
+    code, out, err = moe("usage", file, "--json", "--out", tmp_path / "u.parquet")
+    rows = json.loads(out)
+    assert (code, err, len(rows)) == (0, "", 4)
+    assert {row["num_tokens"] for row in rows} == {86}
+    usage = pl.read_parquet(tmp_path / "u.parquet")
+    sums = usage.group_by("domain", "layer").agg(pl.col("num_tokens").sum())
+    assert set(sums["num_tokens"]) == {86 * 3}
+    assert usage["baseline"].to_list() == pytest.approx([3 / 12] * len(usage))
+    code, out, _ = moe("usage", file)
+    assert code == 0
+    assert "2 MoE layers, top 3 of 12 experts" in out.replace("\n", " ")
+    assert len([line for line in out.splitlines() if line.startswith(("left", "right"))]) == 2
+
+
+def test_the_same_trace_whatever_the_batch(
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    moe,  # type: ignore[no-untyped-def]
+) -> None:
+    for size in (30, 4096):
+        options = (
+            "--corpus",
+            corpus,
+            "--batch-tokens",
+            size,
+            "--out",
+            tmp_path / f"{size}.parquet",
+        )
+        assert moe("trace", checkpoint, *options)[0] == 0
+    key = ["document", "token", "layer"]
+    small, large = (pl.read_parquet(tmp_path / f"{size}.parquet").sort(key) for size in (30, 4096))
+    ids = [name for name in small.columns if not name.startswith("weight")]
+    assert small.select(ids).equals(large.select(ids))
+
+
+BAD = [
+    (("inspect", "/nowhere/at/all"), "does not exist, and is no hub id"),
+    (("inspect",), "Missing argument 'MODEL'"),
+    (("usage", "/nowhere.parquet"), "/nowhere.parquet"),
+    (("nonsense",), "No such command 'nonsense'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_message_and_exit_code_2(
+    arguments: tuple[str, ...],
+    message: str,
+    moe,  # type: ignore[no-untyped-def]
+) -> None:
+    code, out, err = moe(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_bad_input_to_trace(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "t.parquet"
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    broken = save_checkpoint(tmp_path / "broken")
+    edit_weights(broken, "lm_head.weight", float("nan"))
+    cases = [
+        ((checkpoint, "--corpus", tmp_path / "no.txt", "--out", out), "no.txt"),
+        ((checkpoint, "--corpus", empty, "--out", out), "empty.txt"),
+        ((broken, "--corpus", corpus, "--out", out), "the weight lm_head.weight holds a value"),
+        ((checkpoint, "--corpus", corpus, "--out", out, "--context", "9999"), "was made for 128"),
+        ((checkpoint, "--corpus", corpus, "--out", out, "--dtype", "int3"), "dtype 'int3'"),
+        ((checkpoint, "--corpus", corpus, "--out", tmp_path / "no" / "t"), "does not exist"),
+        (
+            (checkpoint, "--corpus", corpus, "--out", out, "--context", "16", "--on-long", "error"),
+            "16",
+        ),
+    ]
+    for arguments, message in cases:
+        code, printed, err = moe("trace", *arguments)
+        assert (code, printed) == (2, ""), err
+        assert message in err
+        assert err.count("\n") == 1, err
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_version(moe) -> None:  # type: ignore[no-untyped-def]
+    assert moe("--version")[1] == f"moe-lens {moe_lens.__version__}\n"
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['moe-lens', 'trace', '--help']\n"
+        "from moe_lens.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--corpus" in done.stdout
