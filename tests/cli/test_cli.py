@@ -115,7 +115,7 @@ def test_the_same_trace_whatever_the_batch(
 
 BAD = [
     (("inspect", "/nowhere/at/all"), "does not exist, and is no hub id"),
-    (("inspect",), "Missing argument 'MODEL'"),
+    (("inspect",), "Missing argument 'model'"),
     (("usage", "/nowhere.parquet"), "/nowhere.parquet"),
     (("nonsense",), "No such command 'nonsense'"),
 ]

@@ -25,7 +25,7 @@ def test_inactive_slots_pair_with_nothing() -> None:
     assert pairs.counts(1).nonzero().tolist() == [[0, 0], [0, 3], [3, 0], [3, 3]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(groups=batches)
 def test_against_counting_one_by_one(groups: list[list[LayerEvent]]) -> None:
     pairs, usage, expected = Coactivation(), Usage(), Counter()

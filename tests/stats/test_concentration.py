@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_lens.stats import concentration
@@ -56,6 +56,7 @@ def test_largest_specialization_by_hand() -> None:
     assert largest_specialization([1, 4, 2, 3], 5) == 0.8
 
 
+@settings(max_examples=50, deadline=None)
 @given(size=st.integers(2, 100), count=st.integers(1, 10**9))
 def test_uniform_use(size: int, count: int) -> None:
     counts = [count] * size
@@ -64,6 +65,7 @@ def test_uniform_use(size: int, count: int) -> None:
     assert gini(counts) == pytest.approx(0, abs=1e-12)
 
 
+@settings(max_examples=50, deadline=None)
 @given(size=st.integers(2, 100), data=st.data())
 def test_one_expert_alone(size: int, data: st.DataObject) -> None:
     counts = [0] * size
@@ -74,6 +76,7 @@ def test_one_expert_alone(size: int, data: st.DataObject) -> None:
     assert busiest_share(counts, 1) == 1
 
 
+@settings(max_examples=50, deadline=None)
 @given(counts=rows, seed=st.integers(0, 99))
 def test_order_of_experts_does_not_matter(counts: list[int], seed: int) -> None:
     mixed = np.random.default_rng(seed).permutation(counts)
@@ -81,6 +84,7 @@ def test_order_of_experts_does_not_matter(counts: list[int], seed: int) -> None:
         assert metric(mixed) == metric(counts)
 
 
+@settings(max_examples=50, deadline=None)
 @given(counts=rows)
 def test_bounds_and_an_oracle_that_shares_no_code(counts: list[int]) -> None:
     size, total = len(counts), sum(counts)

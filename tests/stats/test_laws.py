@@ -58,7 +58,7 @@ def assert_equal(left: Accumulator, right: Accumulator) -> None:
 
 
 @every
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(groups=batches, data=st.data())
 def test_splitting_and_merging_in_any_order_changes_nothing(
     make: Make, groups: list[list[LayerEvent]], data: st.DataObject
@@ -134,3 +134,19 @@ def test_small_blocks_give_the_same(make: Make, monkeypatch: pytest.MonkeyPatch)
     assert_equal(fed(make, *groups), expected)
     monkeypatch.setattr(pair_counts, "_BLOCK_TOKENS", 40)
     assert_equal(fed(make, *groups), expected)
+
+
+@every
+def test_a_restored_accumulator_leaves_the_saved_state_alone(make: Make) -> None:
+    state = fed(make, random_batch(1, 20)).state()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    feed(type(make()).from_state(state), random_batch(2, 20, start=100))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.items())
+
+
+def test_a_merge_that_is_refused_adds_nothing() -> None:
+    mine = fed(Usage, random_batch(1, 20))
+    other = fed(Usage, random_batch(2, 20)[:1], random_batch(2, 20, Shape(num_experts=8))[1:])
+    with pytest.raises(ValueError, match=r"layer 2: counts of shape \(3, 8\) cannot join \(3, 7\)"):
+        mine.merge(other)
+    assert_equal(mine, fed(Usage, random_batch(1, 20)))

@@ -44,7 +44,7 @@ def test_vocabulary_by_hand() -> None:
     assert len(vocabulary.top_tokens().filter(expert=0)) == 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(groups=batches)
 def test_against_counting_one_by_one(groups: list[list[LayerEvent]]) -> None:
     usage, vocabulary = DocumentUsage(), TokenVocabulary()

@@ -44,7 +44,7 @@ def test_inactive_slots_lead_nowhere() -> None:
     assert transitions.rank1_pairs(3).nonzero().tolist() == [[0, 3]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(groups=batches)
 def test_against_counting_one_by_one(groups: list[list[LayerEvent]]) -> None:
     layers = Shape().layers

@@ -33,7 +33,7 @@ def test_inactive_slots_are_not_usage() -> None:
     assert usage.num_tokens(1) == 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(groups=batches)
 def test_against_counting_one_by_one(groups: list[list[LayerEvent]]) -> None:
     usage, expected, tokens = Usage(), Counter(), Counter()

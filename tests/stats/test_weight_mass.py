@@ -35,7 +35,7 @@ def test_tokens_without_an_active_slot_are_counted_apart() -> None:
     assert mass.mean_share(1).tolist() == [1.0, 0.0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(groups=batches)
 def test_against_adding_one_by_one(groups: list[list[LayerEvent]]) -> None:
     mass = WeightMass()

@@ -64,6 +64,12 @@ def test_an_expert_twice(good: Path) -> None:
         read_all(good)
 
 
+def test_an_inactive_slot_may_repeat_an_expert(good: Path) -> None:
+    row = int((pl.read_parquet(good)["num_active"] == 1).arg_max() or 0)
+    spoil(good, "expert_1", pl.read_parquet(good)["expert_0"][row], row=row)
+    read_all(good)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite(good: Path, value: float) -> None:
     spoil(good, "weight_0", value)
@@ -104,6 +110,14 @@ def test_a_token_without_one_of_its_layers(good: Path, row: int) -> None:
 def test_rows_in_another_order(good: Path) -> None:
     rewrite(good, pl.read_parquet(good).sort("layer", "token"))
     with pytest.raises(TraceError, match="sort the rows by document, token, layer"):
+        read_all(good)
+
+
+def test_rows_of_two_tokens_that_are_mixed_up(good: Path) -> None:
+    rows = pl.read_parquet(good)
+    order = [3, *range(1, 3), 0, *range(4, len(rows))]
+    rewrite(good, rows[order])
+    with pytest.raises(TraceError, match="every token needs one row for each of the layers"):
         read_all(good)
 
 
