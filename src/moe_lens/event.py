@@ -53,7 +53,8 @@ class LayerEvent:
         tokens: Where each row comes from.
         routing: What the router decided, after the policy; `routing.scores` only on request.
         gram: Inner products of V = [resid_mid, shared, E_1 .. E_k], float32: ungated outputs,
-            slots in rank order. Source: terms.md#gram
+            slots in rank order; with a probe, its expert's output is one more state, the last.
+            Source: terms.md#gram
         outputs: Each slot's expert output before its weight; rows of inactive slots are 0.
         shared: Output of the shared experts, their gate included; zeros where there are none.
         resid_mid: The residual stream after attention, the input of the norm before the block.

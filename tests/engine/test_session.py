@@ -216,3 +216,30 @@ def test_a_sessions_tap_is_gone_afterwards() -> None:
     with Session(model, sink=lambda event: None):
         assert len(registry._TAPS) >= len(model.layers)
     assert not any(layer.modules.experts in registry._TAPS for layer in model.layers)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek", "qwen2_moe"])
+def test_a_probe_runs_an_expert_that_was_not_chosen_and_changes_nothing(model_type: str) -> None:
+    model = proven(model_type)
+    batch = token_batch(10, 6, vocab_size=model.vocab_size)
+    fields = (Field.GRAM, Field.OUTPUTS)
+    plain, probed = Recorder(fields), Recorder(fields)
+    with Session(model, sink=plain.update, fields=fields) as session:
+        expected = session.run(batch)
+    with Session(model, sink=probed.update, fields=fields, probe_seed=3) as session:
+        again = session.run(batch)
+    assert (again - expected).abs().max() <= 1e-6 * expected.abs().max()
+    for without, event in zip(plain.events, probed.events, strict=True):
+        assert without.gram is not None
+        assert event.gram is not None
+        assert event.outputs is not None
+        assert torch.equal(event.routing.experts, without.routing.experts)
+        torch.testing.assert_close(event.routing.weights, without.routing.weights)
+        num_states = without.gram.shape[1]
+        assert event.gram.shape[1] == num_states + 1
+        shared_part = event.gram[:, :num_states, :num_states]
+        torch.testing.assert_close(shared_part, without.gram, atol=1e-3, rtol=1e-4)
+        probe_norm = event.gram[:, -1, -1].sqrt()
+        chosen_norms = event.outputs.norm(dim=-1)
+        assert bool((probe_norm > 0).all())
+        assert not bool(torch.isclose(probe_norm.unsqueeze(1), chosen_norms).any())
