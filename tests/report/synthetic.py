@@ -158,9 +158,7 @@ def _concentration(
     )
 
 
-def _information(
-    draw: np.random.Generator, layers: Sequence[int], num_tokens: int
-) -> pl.DataFrame:
+def _information(draw: np.random.Generator, layers: Sequence[int], num_tokens: int) -> pl.DataFrame:
     depth = np.linspace(0, 1, len(layers))
     bits = 0.05 + 0.25 * np.sin(2.2 * depth) + draw.normal(0, 0.01, len(layers))
     shuffled = 0.02 + draw.uniform(0, 0.005, len(layers))
@@ -187,7 +185,7 @@ def _overlap(
             one, two = usage[a, at], usage[b, at]
             cosine = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
             rows.append((layer, domains[a], domains[b], cosine, cosine**2 * 0.6, 0.21))
-    names = "layer domain_a domain_b cosine shared_busiest shared_busiest_uniform".split()
+    names = ["layer", "domain_a", "domain_b", "cosine", "shared_busiest", "shared_busiest_uniform"]
     types = [pl.Int64, pl.String, pl.String, pl.Float64, pl.Float64, pl.Float64]
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row")
 
@@ -249,11 +247,10 @@ def _similarity(
             "mean": mean,
             "mean_low": mean - wide * 0.12,
             "mean_high": np.minimum(mean + wide * 0.12, top),
-            "p05": mean - 1.6 * wide,
-            "p25": mean - 0.7 * wide,
-            "p50": mean,
-            "p75": np.minimum(mean + 0.6 * wide, top),
-            "p95": np.minimum(mean + 1.3 * wide, top),
+            **{
+                name: np.where(np.isfinite(top), 1 - (1 - mean) * gap, mean + wide * (1 - gap))
+                for name, gap in (("p05", 2), ("p25", 1.3), ("p50", 1), ("p75", 0.7), ("p95", 0.4))
+            },
         }
     )
 
@@ -370,10 +367,8 @@ def _grid(
 
 
 def claims() -> pl.DataFrame:
-    names = (
-        "claim statement published measured measured_low measured_high control control_name "
-        "verdict sentence"
-    ).split()
+    names = ["claim", "statement", "published", "measured", "measured_low", "measured_high"]
+    names += ["control", "control_name", "verdict", "sentence"]
     rows = [
         (
             "one_expert_perplexity",

@@ -181,6 +181,112 @@ def usage(
         usage_by_domain(recorded).write_parquet(out)
 
 
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="The run's directory; an unfinished run goes on.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Checkpoint directory, hub id, or `demo`.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Text file, .jsonl, .parquet, a directory, or `demo`.")
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="A TOML file that says all of this; see docs/study.md.")
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(help="routing, similarity, perplexity, lens; repeat for several [all]."),
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option(help="Active experts for perplexity [1 to the model's].")
+    ] = None,
+    renorm: Annotated[
+        list[str] | None, typer.Option(help="native, keep_mass, none; repeat [native].")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="About so many tokens of each domain.")
+    ] = None,
+    max_documents: Annotated[
+        int | None, typer.Option(help="At most so many documents of each domain.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="What in a text file is a document.")] = Split.FILE,
+    field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    context: Annotated[
+        int | None, typer.Option(help="Tokens the model sees at once [1024, or the model's].")
+    ] = None,
+    lens_positions: Annotated[
+        int, typer.Option(help="Sampled positions of each domain for the lens.")
+    ] = 200,
+    prompt: Annotated[str | None, typer.Option(help="Text for the lens grid.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens in memory at a time.")] = 4096,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what experts do on your text: tables with intervals and controls, and a report."""
+    from moe_lens.cli.studying import report_of, run_study, spec_of
+
+    if spec is None:
+        wanted = spec_of(
+            model={
+                "model": model,
+                "dtype": dtype,
+                "device": device,
+                "revision": revision,
+                "trust_remote_code": trust_remote_code,
+            },
+            text={
+                "corpus": corpus,
+                "split": split.value,
+                "field": field,
+                "max_documents": max_documents,
+                "max_tokens": max_tokens,
+                "context_length": context,
+            },
+            rest={
+                "measures": measure,
+                "ks": k,
+                "renorms": renorm,
+                "lens_positions": lens_positions,
+                "prompt": prompt,
+                "seed": seed,
+                "batch_tokens": batch_tokens,
+            },
+        )
+    else:
+        if model is not None or corpus is not None:
+            raise InputError(f"{spec} names the model and the corpus; leave them out here")
+        from moe_lens.study.spec import StudySpec
+
+        wanted = StudySpec.from_toml(spec)
+    study = run_study(wanted, out, progress=show.progress)
+    report_file = report_of(study)
+    if as_json:
+        show.line(json.dumps({"run": str(out), "tables": study.tables, "report": str(report_file)}))
+    else:
+        show.claims(study.claims)
+        show.line(f"report: {report_file}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A finished run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report and figures of a run again, from its files alone."""
+    from moe_lens.cli.studying import report_of
+    from moe_lens.study.result import Study
+
+    file = report_of(Study(directory))
+    show.line(json.dumps({"report": str(file)}) if as_json else f"report: {file}")
+
+
 def _embedded() -> Path:
     from moe_lens.loading import embedded_model
 

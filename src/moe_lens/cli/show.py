@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -109,6 +110,14 @@ def usage(trace: Trace, summary: pl.DataFrame, *, per_layer: bool) -> None:
     for row in _rows(summary, per_layer=per_layer):
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
+
+
+def claims(table: pl.DataFrame) -> None:
+    """The paper's claims and what became of them here."""
+    out = _out()
+    for row in table.iter_rows(named=True):
+        out.print(Text(f"{row['verdict']:>15}  {row['statement']}", style="bold"))
+        out.print(Padding(Text(row["sentence"], style="dim"), (0, 0, 0, 17)))
 
 
 def _rows(summary: pl.DataFrame, *, per_layer: bool) -> Iterator[list[str]]:

@@ -1,0 +1,11 @@
+"""Read states of the residual stream as tokens: the extended logit lens.
+
+One module each:
+
+    unembed     the final norm and the output head, proven on a probe
+    decode      states to tokens, log-probabilities, ranks and KL, in chunks of the vocabulary
+    states      which states a layer has: residual alone, with one expert, with the top j
+    sampling    which positions of a corpus are read, the same however it is batched
+    corpus      the lens over a corpus, with sums per document
+    grid        the lens on one prompt, every cell
+"""

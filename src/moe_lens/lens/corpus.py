@@ -1,0 +1,269 @@
+"""`CorpusLens`: the extended logit lens over sampled positions of a corpus.
+
+Fed by a session: `update` with each event, then `finish` with each batch and its last hidden
+states. The sampled states of all layers are kept, as the head reads them, and decoded together:
+one pass over the head for as many as memory may hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe_lens.corpus import TokenBatch
+from moe_lens.event import LayerEvent
+from moe_lens.lens.decode import decode
+from moe_lens.lens.sampling import SampledPositions
+from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales
+from moe_lens.lens.unembed import Norm, find_unembedding
+from moe_lens.models.model import MoEModel
+
+SCHEMA: dict[str, Any] = {
+    "domain": pl.String,
+    "document": pl.Int64,
+    "layer": pl.Int64,
+    "state": pl.String,
+    "num_tokens": pl.Int64,
+    "agree_layer": pl.Int64,
+    "agree_output": pl.Int64,
+    "kl_output_nats": pl.Float64,
+    "logprob_true_nats": pl.Float64,
+    "ranks_true": pl.List(pl.Int64),
+}
+_MAX_HELD_BYTES = 1 << 28
+
+
+class _State(NamedTuple):
+    layer: int
+    name: str
+
+
+class _Held(NamedTuple):
+    """A batch's sampled tokens, until they are decoded."""
+
+    document: Int[Tensor, " tok"]
+    position: Int[Tensor, " tok"]
+    inputs: Float[Tensor, "tok state d_model"]
+    present: Bool[Tensor, "tok state"]
+    targets: Int[Tensor, " tok"]
+    reference: Float[Tensor, "tok d_model"]
+
+
+class _Read(NamedTuple):
+    """What the lens says of each sampled token and state."""
+
+    document: NDArray[np.int64]
+    position: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    agree_layer: NDArray[np.bool_]
+    agree_output: NDArray[np.bool_]
+    kl: NDArray[np.float64]
+    log_prob: NDArray[np.float64]
+    rank: NDArray[np.int64]
+
+    @staticmethod
+    def joined(reads: list[_Read]) -> _Read:
+        """All tokens by rising document and position, so that sums do not depend on batches."""
+        columns: list[NDArray[Any]] = [np.concatenate(parts) for parts in zip(*reads, strict=True)]
+        order = np.lexsort((columns[1], columns[0]))
+        return _Read(*(column[order] for column in columns))
+
+
+@final
+class CorpusLens:
+    """Sums of the lens for each document, layer and state.
+
+    The cost is one GEMM row of the head for each sampled token, layer and state (about 2 k + 3
+    states a layer), plus a few per cent.
+
+    Args:
+        model: A loaded model.
+        sample: Which positions are read.
+        norm: "final" or "none"; see `Unembedding.inputs`.
+        max_held_bytes: Decode whenever the states kept take more memory than this.
+
+    Raises:
+        UnsupportedModel: The model's logits, or its residual stream, are not of a known form.
+    """
+
+    needs = LENS_FIELDS
+
+    def __init__(
+        self,
+        model: MoEModel,
+        sample: SampledPositions,
+        *,
+        norm: Norm = "final",
+        max_held_bytes: int = _MAX_HELD_BYTES,
+    ) -> None:
+        self._scales = residual_scales(model)
+        self._unembedding = find_unembedding(model)
+        self._has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
+        self._sample, self._norm, self._max_held_bytes = sample, norm, max_held_bytes
+        self._states: tuple[_State, ...] = ()
+        self._pending: list[tuple[tuple[_State, ...], Tensor, Tensor]] = []
+        self._held: list[_Held] = []
+        self._read: list[_Read] = []
+
+    def update(self, event: LayerEvent) -> None:
+        """Keep the states of one layer's sampled tokens."""
+        rows = self._sample.contains(event.tokens.document, event.tokens.position)
+        states = lens_states(
+            _select(event, rows.nonzero().squeeze(1)),
+            scale=self._scales[event.layer],
+            has_shared=self._has_shared[event.layer],
+        )
+        names = tuple(_State(event.layer, name) for name in states.names)
+        inputs = self._unembedding.inputs(states.values, norm=self._norm)
+        self._pending.append((names, inputs, states.present))
+
+    def finish(self, batch: TokenBatch, hidden: Float[Tensor, "seq pos d_model"]) -> None:
+        """Take the end of the batch whose events came last.
+
+        Args:
+            batch: The batch.
+            hidden: Its last hidden states, after the final norm: what the session's `run` gives.
+
+        Raises:
+            ValueError: The events since the last call are not those of this batch.
+        """
+        device = hidden.device
+        document, position = batch.document.to(device), batch.position.to(device)
+        row = self._sample.contains(document, position) & batch.counted.to(device)
+        pending, self._pending = self._pending, []
+        num_rows = int(row.sum())
+        states = tuple(state for names, _, _ in pending for state in names)
+        fits = all(len(inputs) == num_rows for _, inputs, _ in pending)
+        if not fits or (self._states and states != self._states):
+            raise ValueError(
+                "the events since the last batch do not belong to this one; call finish once "
+                "after each batch, with the session's own result"
+            )
+        self._states = states
+        if num_rows == 0:
+            return
+        following = batch.input_ids.to(device).roll(-1, dims=1)
+        held = _Held(
+            document=document[row],
+            position=position[row],
+            inputs=torch.cat([inputs for _, inputs, _ in pending], dim=1),
+            present=torch.cat([present for _, _, present in pending], dim=1),
+            targets=following[row],
+            reference=hidden[row].float(),
+        )
+        self._held.append(held)
+        if sum(x.inputs.nbytes for x in self._held) > self._max_held_bytes:
+            self._decode()
+
+    def table(self) -> pl.DataFrame:
+        """One row for each document, layer and state with sampled tokens; decodes what is held.
+
+        Columns: domain, document, layer, state, num_tokens, agree_layer and agree_output (tokens
+        whose likeliest token is that of the layer's output, of the model's output), and the sums
+        kl_output_nats and logprob_true_nats; ranks_true lists the true token's rank for each
+        token, by rising position.
+        """
+        self._decode()
+        if not self._read:
+            return pl.DataFrame(schema=SCHEMA)
+        read = _Read.joined(self._read)
+        starts = np.flatnonzero(np.r_[True, read.document[1:] != read.document[:-1]])
+        frames = [
+            _by_document(read, column, state, starts, self._sample.domain_of)
+            for column, state in enumerate(self._states)
+        ]
+        return pl.concat(frames).filter(pl.col("num_tokens") > 0)
+
+    def _decode(self) -> None:
+        if not self._held:
+            return
+        held = _Held(*(torch.cat(parts) for parts in zip(*self._held, strict=True)))
+        self._held.clear()
+        names = {state: column for column, state in enumerate(self._states)}
+        # H_1 is resid_mid with rank 1 alone, and needs no second look.
+        kept = [column for state, column in names.items() if state.name != "top1"]
+        place = {column: i for i, column in enumerate(kept)}
+        columns = [
+            place[names[_State(s.layer, "rank1")] if s.name == "top1" else names[s]]
+            for s in self._states
+        ]
+        found = decode(
+            self._unembedding.head,
+            held.inputs[:, kept],
+            targets=held.targets,
+            reference=held.reference,
+        )
+        assert found.true_log_prob is not None
+        assert found.true_rank is not None
+        assert found.kl_reference is not None
+        assert found.reference_top is not None
+        top = found.top_ids[:, columns, 0]
+        of_layer = [names[_State(state.layer, "layer")] for state in self._states]
+        self._read.append(
+            _Read(
+                document=held.document.cpu().numpy(),
+                position=held.position.cpu().numpy(),
+                present=held.present.cpu().numpy(),
+                agree_layer=(top == top[:, of_layer]).cpu().numpy(),
+                agree_output=(top == found.reference_top.unsqueeze(1)).cpu().numpy(),
+                kl=found.kl_reference[:, columns].cpu().numpy(),
+                log_prob=found.true_log_prob[:, columns].cpu().numpy(),
+                rank=found.true_rank[:, columns].cpu().numpy(),
+            )
+        )
+
+
+def _by_document(
+    read: _Read,
+    column: int,
+    state: _State,
+    starts: NDArray[np.intp],
+    domain_of: tuple[str, ...],
+) -> pl.DataFrame:
+    present = read.present[:, column]
+
+    def total(values: NDArray[np.generic]) -> NDArray[np.generic]:
+        kept = np.where(present, values, np.zeros_like(values))
+        return np.add.reduceat(kept, starts)
+
+    documents = read.document[starts].tolist()
+    ranks = np.split(read.rank[:, column], starts[1:])
+    kept = np.split(present, starts[1:])
+    return pl.DataFrame(
+        {
+            "domain": [domain_of[document] for document in documents],
+            "document": documents,
+            "layer": [state.layer] * len(starts),
+            "state": [state.name] * len(starts),
+            "num_tokens": total(present.astype(np.int64)),
+            "agree_layer": total(read.agree_layer[:, column].astype(np.int64)),
+            "agree_output": total(read.agree_output[:, column].astype(np.int64)),
+            "kl_output_nats": total(read.kl[:, column]),
+            "logprob_true_nats": total(read.log_prob[:, column]),
+            "ranks_true": [r[k].tolist() for r, k in zip(ranks, kept, strict=True)],
+        },
+        schema=SCHEMA,
+    )
+
+
+def _select(event: LayerEvent, rows: Int[Tensor, " row"]) -> LayerEvent:
+    """The sampled tokens of an event."""
+
+    def pick(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.index_select(0, rows)
+
+    return LayerEvent(
+        layer=event.layer,
+        tokens=event.tokens,
+        routing=event.routing.select(rows),
+        outputs=pick(event.outputs),
+        shared=pick(event.shared),
+        resid_mid=pick(event.resid_mid),
+        layer_output=pick(event.layer_output),
+    )

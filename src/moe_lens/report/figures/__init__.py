@@ -1,0 +1,26 @@
+"""Figures of a run, one declarative Altair chart each, from the tables of `docs/tables.md`.
+
+In a notebook: `figures.similarity(polars.read_parquet("DIR/tables/similarity.parquet"))`.
+"""
+
+from moe_lens.report.figures.base import Chart
+from moe_lens.report.figures.effect import lens, perplexity, similarity
+from moe_lens.report.figures.routing import (
+    concentration,
+    heatmap,
+    information,
+    overlap,
+    specialization,
+)
+
+__all__ = [
+    "Chart",
+    "concentration",
+    "heatmap",
+    "information",
+    "lens",
+    "overlap",
+    "perplexity",
+    "similarity",
+    "specialization",
+]

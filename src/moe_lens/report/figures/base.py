@@ -1,0 +1,90 @@
+"""What every figure shares: its data as rows, its theme, its words for domains."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import altair as alt
+import polars as pl
+
+from moe_lens.report.theme import chart_config
+
+Chart: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
+
+ALL = "all"
+"""The name of all domains together, in tables that have such a row."""
+
+
+def rows(frame: pl.DataFrame) -> dict[str, Any]:
+    """A frame as chart data: numbers to 4 significant digits, and null for what is not finite."""
+    floats = frame.select(pl.selectors.float()).columns
+    tidy = frame.with_columns(
+        pl.when(pl.col(name).is_finite()).then(pl.col(name).round_sig_figs(4)).alias(name)
+        for name in floats
+    )
+    return {"values": tidy.to_dicts()}
+
+
+def finish(chart: Chart, *, title: str, subtitle: str, cell_width: int) -> Chart:
+    """Give a chart its title, the light theme, and what a page needs to fit it to a screen.
+
+    `cell_width` is the least width of one small chart, or the largest of a single one; 0 for any.
+    """
+    heading = alt.Title(title, subtitle=subtitle)
+    titled: Chart = chart.properties(title=heading, usermeta={"cellWidth": cell_width})
+    finished: Chart = titled.configure(**chart_config("light"))
+    return finished
+
+
+def domains_of(frame: pl.DataFrame) -> list[str]:
+    """Domains in the order of the table, all of them together first."""
+    found = frame["domain"].unique(maintain_order=True).to_list()
+    return sorted(found, key=lambda name: name != ALL)
+
+
+def all_first(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of all domains together first, else as they are."""
+    return frame.sort(pl.col("domain") != ALL, maintain_order=True)
+
+
+def by_domain(chart: Chart, *, columns: int = 3) -> Chart:
+    """One small chart for each domain, in the order of the data."""
+    # No list of names as a sort: Vega-Lite would write them into an expression, and names come
+    # from strangers. Nowhere here does a name enter an expression.
+    facet = alt.Facet("domain:N", sort=None, header=alt.Header(title=None))
+    faceted: Chart = chart.facet(facet=facet, columns=columns).resolve_axis(x="independent")
+    return faceted
+
+
+def layer_axis(**more: Any) -> alt.X:
+    """The x axis of everything that is drawn over layers."""
+    scale = alt.Scale(nice=False, padding=4)
+    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
+    return alt.X("layer:Q", title="Layer", scale=scale, axis=axis, **more)
+
+
+def line_legend(label_expr: str) -> alt.Legend:
+    """A legend of lines, one below the other, with words from an expression of `datum.label`."""
+    return alt.Legend(
+        title=None,
+        orient="top",
+        direction="vertical",
+        labelExpr=label_expr,
+        symbolType="stroke",
+        symbolSize=600,
+        symbolStrokeWidth=2.5,
+        symbolOpacity=1,
+    )
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.123 as '12.3 %'."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number in few characters; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"

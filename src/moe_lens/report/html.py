@@ -1,0 +1,222 @@
+"""The report as one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+import polars as pl
+import vl_convert
+from markupsafe import Markup
+
+from moe_lens.report import catalog, findings
+from moe_lens.report.catalog import Figure
+from moe_lens.report.embed import by_column, script_json
+from moe_lens.report.export import Picture
+from moe_lens.report.grid import Grid, read_grid
+from moe_lens.report.tables import Run
+from moe_lens.report.theme import THEMES, chart_config
+from moe_lens.report.words import cell, flatten, heading, model_name
+
+MAX_TABLE_ROWS = 200
+MAX_PAIRS = 25
+MAX_MANIFEST_LINES = 200
+
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"
+_CHIPS = {
+    "holds": ("holds", "✓"),
+    "does not hold": ("fails", "✕"),
+    "cannot be told": ("open", "?"),
+}
+
+
+def render(run: Run, pictures: Mapping[str, Picture]) -> str:
+    """The page of a run, from its tables and the pictures of its figures by name.
+
+    Source: docs/tables.md
+    """
+    grid = read_grid(run.tables["lens_grid"]) if "lens_grid" in run.tables else None
+    used = dict(sorted(pictures.items()))
+    data = {key: rows for picture in used.values() for key, rows in picture.datasets.items()}
+    specs = {
+        figure.name: {"spec": used[figure.name].spec, "canvas": figure.canvas}
+        for figure in catalog.FIGURES
+        if figure.name in used
+    }
+    vega, script = _vega(), _asset("report.js")
+    lines = flatten(run.manifest)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("moe_lens.report", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters.update(cell=cell, heading=heading)
+    return environment.get_template("report.html.j2").render(
+        policy=_policy(vega, script),
+        css=Markup(_asset("report.css")),
+        model=model_name(run.manifest),
+        facts=_facts(run),
+        sections=_sections(run, pictures, grid),
+        claims=_claims(run.tables.get("claims")),
+        claims_absent=run.why_absent("claims"),
+        manifest=lines[:MAX_MANIFEST_LINES],
+        manifest_more=max(len(lines) - MAX_MANIFEST_LINES, 0),
+        specs=Markup(script_json(specs)),
+        datasets=Markup(script_json({key: by_column(rows) for key, rows in data.items()})),
+        themes=Markup(script_json({theme: _page_config(theme) for theme in THEMES})),
+        grid_data=Markup(script_json(grid.data())) if grid else "",
+        vega=Markup(vega),
+        script=Markup(script),
+    )
+
+
+def _policy(*scripts: str) -> str:
+    """Nothing may be loaded, and no script may run but the page's own, known by their hashes."""
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _page_config(theme: str) -> dict[str, Any]:
+    return chart_config(theme) | {"background": None}
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    frame = run.tables.get("specialization")
+    if frame is not None:
+        experts = int(frame["expert"].max()) + 1  # type: ignore[arg-type]
+        layers = frame["layer"].n_unique()
+        active = float(frame["baseline"].mean()) * experts  # type: ignore[arg-type]
+        tokens = frame.group_by("domain").agg(pl.col("num_domain_tokens").max())
+        total = int(tokens["num_domain_tokens"].sum())
+        facts += [
+            ("Experts in a layer", f"{experts}"),
+            ("Active for a token", f"{active:.3g}"),
+            ("MoE layers", f"{layers}"),
+            ("Domains", f"{tokens.height}"),
+            ("Tokens", f"{total:,}"),
+        ]
+    for key, name in (("dtype", "Number format"), ("seed", "Seed")):
+        value = run.manifest.get(key)
+        if isinstance(value, str | int):
+            facts.append((name, str(value)))
+    return facts
+
+
+def _sections(run: Run, pictures: Mapping[str, Picture], grid: Grid | None) -> list[dict[str, Any]]:
+    def shown(*figures: Figure) -> list[dict[str, Any]]:
+        return [_figure(run, figure, pictures.get(figure.name)) for figure in figures]
+
+    who: dict[str, Any] = {
+        "anchor": "who-works",
+        "heading": "Who works?",
+        "lead": "Which experts the router chooses, for each domain of text, and whether that is "
+        "more than chance.",
+        "figures": shown(
+            catalog.SPECIALIZATION,
+            catalog.HEATMAP,
+            catalog.CONCENTRATION,
+            catalog.INFORMATION,
+            catalog.OVERLAP,
+        ),
+    }
+    if "coactivation" in run.tables:
+        who["pairs"] = _pairs(run.tables["coactivation"])
+    else:
+        who["missing"] = [("Which experts work together?", run.why_absent("coactivation"))]
+    matters: dict[str, Any] = {
+        "anchor": "who-matters",
+        "heading": "Who matters?",
+        "lead": "How close one expert with the residual stream comes to the whole layer, in the "
+        "hidden space and in words, and how much of that needs no expert at all.",
+        "figures": shown(catalog.SIMILARITY, catalog.LENS_AGREEMENT, catalog.LENS_KL),
+    }
+    if grid:
+        matters["grid"] = grid
+    else:
+        missing = run.why_absent("lens_grid")
+        matters["missing"] = [("What does each part of each layer say?", missing)]
+    can_go: dict[str, Any] = {
+        "anchor": "what-can-go",
+        "heading": "What can go?",
+        "lead": "What the model loses when fewer experts work.",
+        "figures": shown(catalog.PERPLEXITY),
+    }
+    return [who, matters, can_go]
+
+
+def _figure(run: Run, figure: Figure, picture: Picture | None) -> dict[str, Any]:
+    common = {"name": figure.name, "heading": figure.heading, "how_to_read": figure.how_to_read}
+    if picture is None:
+        absent = run.why_absent(figure.table)
+        return common | {"svg": "", "finding": "", "absent": absent}
+    frame = run.tables[figure.table]
+    excerpt = figure.excerpt(frame)
+    rows = excerpt.head(MAX_TABLE_ROWS)
+    whole = f"tables/{figure.table}.parquet"
+    caption = (
+        f"All {excerpt.height:,} rows, also in {whole} and figures/{figure.name}.csv."
+        if rows.height == excerpt.height
+        else f"{rows.height} of {excerpt.height:,} rows; all are in {whole} and "
+        f"figures/{figure.name}.csv."
+    )
+    return common | {
+        "svg": Markup(picture.svg),
+        "finding": figure.find(frame),
+        "rows": rows,
+        "caption": caption,
+        "text_columns": rows.select(pl.selectors.string()).columns,
+    }
+
+
+def _pairs(frame: pl.DataFrame) -> dict[str, Any]:
+    rows = (
+        frame.sort("lift", descending=True, nulls_last=True, maintain_order=True)
+        .select("layer", "expert_a", "expert_b", "num_tokens", "expected_tokens", "lift")
+        .head(MAX_PAIRS)
+    )
+    caption = (
+        f"The {rows.height} pairs with the largest lift, of {frame.height:,} in "
+        "tables/coactivation.parquet."
+    )
+    return {"rows": rows, "caption": caption}
+
+
+def _claims(frame: pl.DataFrame | None) -> dict[str, Any] | None:
+    if frame is None:
+        return None
+    rows = []
+    for row in frame.iter_rows(named=True):
+        chip, icon = _CHIPS.get(row["verdict"], ("open", "?"))
+        rows.append(row | {"chip": chip, "icon": icon})
+    return {"rows": rows, "finding": findings.claims(frame)}
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, from the converter's own copy."""
+    bundle: str = vl_convert.javascript_bundle(_GLOBALS)
+    _check_script(bundle, "the Vega bundle")
+    return bundle
+
+
+@cache
+def _asset(name: str) -> str:
+    source = jinja2.PackageLoader("moe_lens.report", "assets")
+    text, _, _ = source.get_source(jinja2.Environment(autoescape=True), name)
+    _check_script(text, name)
+    return text
+
+
+def _check_script(text: str, name: str) -> None:
+    ends: Sequence[str] = ("</script", "<!--", "</style")
+    assert not any(end in text.lower() for end in ends), f"{name} would end its own element"

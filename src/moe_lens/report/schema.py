@@ -1,0 +1,105 @@
+"""The columns of every table of a run, as `docs/tables.md` promises them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import polars as pl
+
+
+class Kind(Enum):
+    """What a column may hold; its value is the wording of messages."""
+
+    TEXT = "text"
+    WHOLE = "whole numbers"
+    NUMBER = "numbers"
+    VALUE = "numbers or text"
+    TEXTS = "lists of text"
+    NUMBERS = "lists of numbers"
+
+    def holds(self, values: pl.Series) -> bool:
+        """Whether a column's type fits; a column of nothing but nulls does."""
+        dtype = values.dtype
+        if isinstance(dtype, pl.Null):
+            return True
+        text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
+        match self:
+            case Kind.TEXT:
+                return text
+            case Kind.WHOLE:
+                return dtype.is_integer()
+            case Kind.NUMBER:
+                return dtype.is_numeric()
+            case Kind.VALUE:
+                return text or dtype.is_numeric()
+            case Kind.TEXTS | Kind.NUMBERS:
+                inner = Kind.TEXT if self is Kind.TEXTS else Kind.NUMBER
+                if not isinstance(dtype, pl.List | pl.Array):
+                    return False
+                return inner.holds(pl.Series(dtype=dtype.inner))
+
+
+def _columns(**kinds: str) -> dict[str, Kind]:
+    return {name: Kind[kind.upper()] for kind, names in kinds.items() for name in names.split()}
+
+
+def _with_interval(names: str) -> str:
+    return " ".join(f"{name} {name}_low {name}_high" for name in names.split())
+
+
+SCHEMA: dict[str, dict[str, Kind]] = {
+    "specialization": _columns(
+        text="domain verdict",
+        whole="layer expert num_tokens num_domain_tokens",
+        number=f"{_with_interval('rate')} baseline p_value q_value",
+    ),
+    "concentration": _columns(
+        text="domain",
+        whole="layer num_tokens busiest_expert",
+        number=f"{_with_interval('n50_experts')} n50_experts_uniform entropy_normalized gini "
+        "busiest_share largest_specialization weight_sum_mean rank1_share_mean",
+    ),
+    "information": _columns(
+        whole="layer num_tokens",
+        number=f"{_with_interval('information_bits')} shuffled_bits_mean shuffled_bits_high "
+        "p_value",
+    ),
+    "overlap": _columns(
+        text="domain_a domain_b",
+        whole="layer",
+        number="cosine shared_busiest shared_busiest_uniform",
+    ),
+    "coactivation": _columns(
+        whole="layer expert_a expert_b num_tokens", number="expected_tokens lift"
+    ),
+    "similarity": _columns(
+        text="domain quantity",
+        whole="layer num_tokens",
+        number=f"{_with_interval('mean')} p05 p25 p50 p75 p95",
+    ),
+    "perplexity": _columns(
+        text="domain renorm",
+        whole="k num_documents num_tokens",
+        number="nll_nats perplexity_tokens perplexity_mean perplexity_geometric minmax "
+        f"{_with_interval('ratio_tokens ratio_geometric')}",
+    ),
+    "lens": _columns(
+        text="domain state",
+        whole="layer num_tokens",
+        number=_with_interval("agree_layer agree_output kl_output_nats logprob_true_nats")
+        + " rank_true_median",
+    ),
+    "lens_grid": _columns(
+        text="token state top_token",
+        whole="position layer expert",
+        number="weight probability",
+        texts="next_tokens",
+        numbers="next_probabilities",
+    ),
+    "claims": _columns(
+        text="claim statement control_name verdict sentence",
+        value="published control",
+        number=_with_interval("measured"),
+    ),
+}
+"""Table name -> column name -> what it holds."""

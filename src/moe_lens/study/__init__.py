@@ -1,0 +1,1 @@
+"""What a run is: spec, manifest, passes that resume, tables."""

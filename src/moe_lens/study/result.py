@@ -1,0 +1,99 @@
+"""`Study`: a run's folder, read."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from moe_lens.errors import InputError
+from moe_lens.study.files import MANIFEST, TABLES
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether all tables of a run are there; the claims are written last."""
+    return (directory / TABLES / "claims.parquet").is_file()
+
+
+class Study:
+    """The tables of a finished run, as polars frames. Columns: docs/tables.md.
+
+    Args:
+        directory: What `run` wrote.
+
+    Raises:
+        InputError: There is no run, or it is not finished.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not (self.directory / MANIFEST).is_file():
+            raise InputError(f"{self.directory} holds no run: it has no {MANIFEST}")
+        if not is_finished(self.directory):
+            raise InputError(
+                f"{self.directory} holds a run that is not finished; start it again to go on"
+            )
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.directory)!r}: {', '.join(self.tables)})"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the run is."""
+        values: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text("utf-8"))
+        return values
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that were measured."""
+        return sorted(file.stem for file in (self.directory / TABLES).glob("*.parquet"))
+
+    def table(self, name: str) -> pl.DataFrame:
+        """One table.
+
+        Raises:
+            InputError: It was not measured.
+        """
+        if name not in self.tables:
+            raise InputError(
+                f"{self.directory} has no table {name!r}; it has {', '.join(self.tables)}"
+            )
+        return pl.read_parquet(self.directory / TABLES / f"{name}.parquet")
+
+    @property
+    def specialization(self) -> pl.DataFrame:
+        """How often each domain's tokens choose each expert, against chance."""
+        return self.table("specialization")
+
+    @property
+    def concentration(self) -> pl.DataFrame:
+        """How few experts take most decisions."""
+        return self.table("concentration")
+
+    @property
+    def information(self) -> pl.DataFrame:
+        """What a token's experts tell of its domain."""
+        return self.table("information")
+
+    @property
+    def similarity(self) -> pl.DataFrame:
+        """How close one expert comes to all of them."""
+        return self.table("similarity")
+
+    @property
+    def perplexity(self) -> pl.DataFrame:
+        """What fewer active experts cost."""
+        return self.table("perplexity")
+
+    @property
+    def lens(self) -> pl.DataFrame:
+        """What states decode to."""
+        return self.table("lens")
+
+    @property
+    def claims(self) -> pl.DataFrame:
+        """The paper's claims, judged for this model and text."""
+        return self.table("claims")

@@ -1,0 +1,162 @@
+"""`StudySpec`: what a run measures, of what model, on what text. A TOML file is the same thing."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from moe_lens.errors import InputError
+
+Measure = Literal["routing", "similarity", "perplexity", "lens"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+RENORMS = ("native", "keep_mass", "none")
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What text is read, and how much of it.
+
+    Attributes:
+        corpus: A file, a directory, or "demo".
+        split: What in a text file is a document: "file", "line" or "paragraph".
+        field: JSON field or Parquet column that holds the text.
+        max_documents: At most so many documents of each domain; None for all.
+        max_tokens: Documents of a domain are taken until it has so many tokens; None for all.
+        context_length: Tokens the model sees at once; None for 1,024 or the model's limit.
+        count_bos: Whether the token that begins a text is counted.
+    """
+
+    corpus: str
+    split: Literal["file", "line", "paragraph"] = "file"
+    field: str = "text"
+    max_documents: int | None = None
+    max_tokens: int | None = None
+    context_length: int | None = None
+    count_bos: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What model is loaded, and how.
+
+    Attributes:
+        model: A checkpoint directory, a hub id, or "demo".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Whether Python code that comes with the checkpoint may run.
+    """
+
+    model: str
+    dtype: str = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """One study.
+
+    Attributes:
+        model: The model.
+        text: The text.
+        measures: Which of "routing", "similarity", "perplexity" and "lens".
+        ks: Numbers of active experts for perplexity; None for 1 to the model's own.
+        renorms: What kept weights become when k is smaller: "native", "keep_mass", "none".
+        lens_positions: Sampled positions of each domain for the lens.
+        prompt: Text for the lens grid; None for the beginning of the corpus.
+        seed: Of every draw: positions, the random control, resampling.
+        batch_tokens: Tokens in memory at a time.
+        chunk_tokens: Tokens of work that a killed run may lose.
+    """
+
+    model: ModelSpec
+    text: TextSpec
+    measures: tuple[Measure, ...] = MEASURES
+    ks: tuple[int, ...] | None = None
+    renorms: tuple[str, ...] = ("native",)
+    lens_positions: int = 200
+    prompt: str | None = None
+    seed: int = 0
+    batch_tokens: int = 4096
+    chunk_tokens: int = 65_536
+
+    def __post_init__(self) -> None:
+        for measure in self.measures:
+            if measure not in MEASURES:
+                raise InputError(f"measure {measure!r} is not one of {', '.join(MEASURES)}")
+        if not self.measures:
+            raise InputError(f"no measure: choose among {', '.join(MEASURES)}")
+        for name in self.renorms:
+            if name not in RENORMS:
+                raise InputError(f"renorm {name!r} is not one of {', '.join(RENORMS)}")
+        for number, what in ((self.lens_positions, "lens_positions"), *self._sizes()):
+            if number < 1:
+                raise InputError(f"{what} = {number}: give at least 1")
+        for k in self.ks or ():
+            if k < 1:
+                raise InputError(f"k = {k}: at least 1 expert must stay active")
+
+    def _sizes(self) -> tuple[tuple[int, str], ...]:
+        return (self.batch_tokens, "batch_tokens"), (self.chunk_tokens, "chunk_tokens")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as a TOML file would give them."""
+        values = asdict(self)
+        values["measures"], values["renorms"] = list(self.measures), list(self.renorms)
+        values["ks"] = None if self.ks is None else list(self.ks)
+        return values
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> StudySpec:
+        """The spec of such values.
+
+        Raises:
+            InputError: A name is unknown, or a required one is missing.
+        """
+        known = dict(values)
+        for name in ("model", "text"):
+            if not isinstance(known.get(name), Mapping):
+                raise InputError(f"the spec has no table [{name}]")
+        known["model"] = _made(ModelSpec, known["model"], "[model]")
+        known["text"] = _made(TextSpec, known["text"], "[text]")
+        for name in ("measures", "ks", "renorms"):
+            if isinstance(known.get(name), list):
+                known[name] = tuple(known[name])
+        return _made(StudySpec, known, "the spec")
+
+    @staticmethod
+    def from_toml(path: str | Path) -> StudySpec:
+        """The spec of a TOML file.
+
+        Raises:
+            InputError: There is no such file, or it is not TOML, or not a spec.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            return StudySpec.from_dict(tomllib.loads(text))
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not TOML: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+Made = TypeVar("Made", ModelSpec, TextSpec, StudySpec)
+
+
+def _made(kind: type[Made], values: Mapping[str, Any], where: str) -> Made:
+    names = [f.name for f in fields(kind)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise InputError(f"{where} has no {unknown[0]!r}; it has {', '.join(names)}")
+    required = names[:1] if kind is not StudySpec else names[:2]
+    missing = sorted(set(required) - set(values))
+    if missing:
+        raise InputError(f"{where} lacks {missing[0]!r}")
+    return kind(**values)

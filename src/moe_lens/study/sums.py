@@ -1,0 +1,140 @@
+"""Everything one pass over the text adds up, and how it is saved and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from moe_lens.corpus import TokenBatch, TokenizedCorpus
+from moe_lens.event import Field, LayerEvent, Tokens
+from moe_lens.lens.corpus import CorpusLens
+from moe_lens.lens.sampling import SampledPositions
+from moe_lens.lens.states import residual_scales
+from moe_lens.lens.unembed import OutputHead, find_head
+from moe_lens.models.model import MoEModel
+from moe_lens.stats.accumulator import Accumulator
+from moe_lens.stats.coactivation import Coactivation
+from moe_lens.stats.documents import DocumentUsage
+from moe_lens.stats.next_token import NextTokenLoss
+from moe_lens.stats.similarity import Similarity
+from moe_lens.stats.weight_mass import WeightMass
+
+_SEPARATOR = "/"
+
+
+@dataclass(eq=False)
+class PassSums:
+    """What a pass measures: any of its parts may be absent.
+
+    Attributes:
+        accumulators: By name; fed with every event.
+        mass: Weight sums of each domain.
+        loss: Next-token loss of each document, through `head`.
+        lens: The lens over sampled positions.
+        domain_of: The domain index of each document.
+    """
+
+    domain_of: Tensor
+    accumulators: dict[str, Accumulator] = field(default_factory=dict)
+    mass: list[WeightMass] = field(default_factory=list)
+    loss: NextTokenLoss | None = None
+    head: OutputHead | None = None
+    lens: CorpusLens | None = None
+
+    @property
+    def fields(self) -> frozenset[Field]:
+        """What the session's events must carry."""
+        wanted = frozenset[Field]().union(*(a.needs for a in self.accumulators.values()))
+        return wanted if self.lens is None else wanted | self.lens.needs
+
+    def update(self, event: LayerEvent) -> None:
+        """Add one layer's event."""
+        for accumulator in self.accumulators.values():
+            accumulator.update(event)
+        domains = self.domain_of.to(event.tokens.document.device)[event.tokens.document]
+        for index, mass in enumerate(self.mass):
+            rows = (domains == index).nonzero().squeeze(1)
+            if len(rows):
+                mass.update(_part(event, rows))
+        if self.lens is not None:
+            self.lens.update(event)
+
+    def finish(self, batch: TokenBatch, hidden: Tensor) -> None:
+        """Take a batch's last hidden states."""
+        if self.loss is not None:
+            self.loss.update(batch, hidden)
+        if self.lens is not None:
+            self.lens.finish(batch, hidden)
+
+    def state(self) -> dict[str, Tensor]:
+        """All sums but the lens's, under names that say whose they are."""
+        parts: list[tuple[str, Mapping[str, Tensor]]] = [
+            (name, accumulator.state()) for name, accumulator in self.accumulators.items()
+        ]
+        parts += [(f"mass{index}", mass.state()) for index, mass in enumerate(self.mass)]
+        if self.loss is not None:
+            parts.append(("loss", self.loss.state()))
+        return {
+            f"{owner}{_SEPARATOR}{name}": tensor
+            for owner, state in parts
+            for name, tensor in state.items()
+        }
+
+    def lens_rows(self) -> pl.DataFrame | None:
+        """The lens's sums for each document."""
+        return None if self.lens is None else self.lens.table()
+
+    def merge_state(self, state: Mapping[str, Tensor]) -> None:
+        """Add what `state` of a part of the same pass gave."""
+        for name, accumulator in self.accumulators.items():
+            accumulator.merge(type(accumulator).from_state(_of(state, name)))
+        for index, mass in enumerate(self.mass):
+            mass.merge(WeightMass.from_state(_of(state, f"mass{index}")))
+        if self.loss is not None:
+            assert self.head is not None
+            self.loss.merge(NextTokenLoss.from_state(self.head, _of(state, "loss")))
+
+
+def main_sums(
+    model: MoEModel,
+    tokenized: TokenizedCorpus,
+    *,
+    measures: Sequence[str],
+    sample: SampledPositions | None,
+) -> PassSums:
+    """The sums of the pass with the model's own routing."""
+    domain_of = torch.tensor(tokenized.corpus.domain_indices)
+    sums = PassSums(domain_of)
+    if "routing" in measures:
+        sums.accumulators |= {"usage": DocumentUsage(), "pairs": Coactivation()}
+        sums.mass = [WeightMass() for _ in tokenized.corpus.domains]
+    if "similarity" in measures:
+        sums.accumulators["similarity"] = Similarity(residual_scales(model), domain_of)
+    if "perplexity" in measures:
+        sums.head = find_head(model)
+        sums.loss = NextTokenLoss(sums.head)
+    if "lens" in measures and sample is not None:
+        sums.lens = CorpusLens(model, sample)
+    return sums
+
+
+def loss_sums(model: MoEModel, tokenized: TokenizedCorpus) -> PassSums:
+    """The sums of a pass that measures perplexity alone."""
+    domain_of = torch.tensor(tokenized.corpus.domain_indices)
+    head = find_head(model)
+    return PassSums(domain_of, loss=NextTokenLoss(head), head=head)
+
+
+def _of(state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+    prefix = owner + _SEPARATOR
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def _part(event: LayerEvent, rows: Tensor) -> LayerEvent:
+    tokens = event.tokens
+    picked = Tokens(tokens.ids[rows], tokens.document[rows], tokens.position[rows])
+    return LayerEvent(layer=event.layer, tokens=picked, routing=event.routing.select(rows))
