@@ -108,13 +108,10 @@ def test_intervals_of_n50_cover(num_documents: int, flatness: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("num_documents", "flatness", "least"),
-    # Twenty documents see an almost even usage as less even than it is, beyond what is mirrored.
-    [(20, 0.5, 0.92), (20, 2.0, 0.88), (60, 0.5, 0.92), (60, 2.0, 0.92), (60, 8.0, 0.92)],
-)
-def test_intervals_of_n50_cover_many(num_documents: int, flatness: float, least: float) -> None:
-    assert n50_coverage(num_documents, flatness, 1000) >= least
+@pytest.mark.parametrize("num_documents", [20, 60])
+@pytest.mark.parametrize("flatness", [0.5, 2.0, 8.0])
+def test_intervals_of_n50_cover_many(num_documents: int, flatness: float) -> None:
+    assert n50_coverage(num_documents, flatness, 500) >= 0.93
 
 
 def test_same_seed_same_table_and_the_estimate_is_inside() -> None:

@@ -14,12 +14,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import altair as alt
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_lens.errors import InputError
-from moe_lens.report import catalog, figures, write_report
+from moe_lens.report import catalog, figures, read_run, write_report
 from moe_lens.report.embed import by_column, script_json
 from moe_lens.report.export import tidy_svg
 from tests.report.conftest import HOSTILE, small_tables
@@ -127,8 +128,6 @@ def test_the_policy_allows_these_scripts_and_no_other(page: Page, hostile: Path)
 def test_every_figure_has_a_picture_that_says_its_finding(hostile: Path, page: Page) -> None:
     labels = {attributes.get("aria-label") for _, attributes in page.elements}
     names = {attributes.get("data-figure") for _, attributes in page.elements}
-    from moe_lens.report import read_run
-
     tables = read_run(hostile).tables
     for figure in catalog.FIGURES:
         finding = figure.find(tables[figure.table])
@@ -196,8 +195,6 @@ def test_one_table_alone_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_too_few_documents_leave_no_interval(tmp_path: Path) -> None:
-    import polars as pl
-
     tables = {
         name: frame.with_columns(
             pl.lit(None, dtype=pl.Float64).alias(column)

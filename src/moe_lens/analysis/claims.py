@@ -362,4 +362,6 @@ def _rate_elsewhere(specialization: pl.DataFrame) -> float | None:
     ).filter(pl.col("other") != pl.col("domain"))
     if others.is_empty():
         return None
-    return average(others.group_by("domain", "layer", maintain_order=True).agg(pl.col("rate").mean())["rate"])
+    return average(
+        others.group_by("domain", "layer", maintain_order=True).agg(pl.col("rate").mean())["rate"]
+    )

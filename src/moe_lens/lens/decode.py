@@ -67,7 +67,7 @@ def decode(
         reference: A state for each token, as the head reads it (the model's last hidden state),
             for KL(reference || state).
         vocab_chunk: Tokens of the vocabulary at a time.
-        block_rows: States at a time, as far as all states of a token stay together.
+        block_rows: States at a time, about: all states of a token stay together.
 
     Raises:
         ValueError: A target is outside the vocabulary, or a size is not positive.
@@ -154,7 +154,9 @@ class _Pass:
     def run(self, *, vocab_chunk: int, block_rows: int) -> None:
         """Let the vocabulary go by."""
         num_tokens, num_states = self.inputs.shape[:2]
-        per_block = min(max(1, block_rows // max(1, num_states)), num_tokens)
+        # Blocks of one size: a small rest would be multiplied far slower than the others.
+        num_blocks = max(1, round(num_tokens * num_states / block_rows))
+        per_block = max(1, -(-num_tokens // num_blocks))
         size = per_block * num_states * min(vocab_chunk, self.head.vocab_size)
         buffers = self.inputs.new_empty(2, size)
         for start in range(0, self.head.vocab_size if num_tokens else 0, vocab_chunk):

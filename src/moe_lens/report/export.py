@@ -11,6 +11,7 @@ import altair as alt
 import vl_convert
 
 from moe_lens.report.figures import Chart
+from moe_lens.report.pdf import in_order
 
 Format: TypeAlias = Literal["svg", "png", "pdf", "csv"]
 
@@ -57,7 +58,7 @@ def png(svg: str) -> bytes:
 
 def pdf(svg: str) -> bytes:
     """An SVG as one PDF page."""
-    return vl_convert.svg_to_pdf(svg)
+    return in_order(vl_convert.svg_to_pdf(svg))
 
 
 def tidy_svg(svg: str, name: str) -> str:

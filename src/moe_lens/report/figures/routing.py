@@ -242,8 +242,14 @@ def overlap(frame: pl.DataFrame) -> Chart:
         pl.col("cosine", "shared_busiest", "shared_busiest_uniform").mean()
     )
     swapped = mean.rename({"domain_a": "domain_b", "domain_b": "domain_a"})
-    order = pl.concat([frame["domain_a"], frame["domain_b"]]).unique(maintain_order=True).to_list()
-    both = pl.concat([mean, swapped.select(mean.columns)])
+    order = pl.concat([frame["domain_a"], frame["domain_b"]]).unique(maintain_order=True)
+    self_pairs = pl.DataFrame({"domain_a": order, "domain_b": order}).with_columns(cosine=1.0)
+    both = pl.concat([mean, swapped.select(mean.columns), self_pairs], how="diagonal_relaxed")
+    places = {name: place for place, name in enumerate(order)}
+    both = both.sort(
+        pl.col("domain_a", "domain_b").replace_strict(places, return_dtype=pl.Int64),
+        maintain_order=True,
+    )
     base = alt.Chart(rows(both)).encode(
         x=alt.X("domain_a:N", title=None, sort=None, axis=alt.Axis(labelAngle=-35)),
         y=alt.Y("domain_b:N", title=None, sort=None),
