@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test quick check bench families clean
+.PHONY: setup demo test slow check bench families clean
 
 setup: $(READY)
 
@@ -17,11 +17,11 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## the main job on the embedded default
 	$(BIN)/python scripts/demo.py
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
-
-quick: setup  ## the tests that take seconds
+test: setup  ## the tests, a few minutes
 	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup  ## simulations of coverage, kill -9, browsers: some ten minutes
+	$(BIN)/python -m pytest -m slow
 
 check: setup  ## format, lint, types, docs
 	scripts/check
@@ -30,7 +30,7 @@ bench: setup  ## ratios against baselines, written to benchmarks/results/
 	$(BIN)/python -m benchmarks.observe
 
 families: setup  ## rewrite docs/families.md from what the tests find
-	$(BIN)/python -m pytest tests/models/test_families.py --write-families
+	$(BIN)/python -m pytest tests/engine/test_families.py --write-families
 
 clean:
 	rm -rf $(VENV) build dist

@@ -63,7 +63,9 @@ def test_only_the_engine_touches_hooks_and_the_registry() -> None:
             assert not any(word in text for word in words), file
 
 
-@pytest.mark.parametrize("module", ["moe_lens", "moe_lens.cli", "moe_lens.report", "moe_lens.analysis.claims"])
+@pytest.mark.parametrize(
+    "module", ["moe_lens", "moe_lens.cli", "moe_lens.report", "moe_lens.analysis.claims"]
+)
 def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,8 +16,12 @@ _PLACES = {
     "Document": "moe_lens.corpus",
     "Field": "moe_lens.event",
     "LayerEvent": "moe_lens.event",
+    "ModelSpec": "moe_lens.study.spec",
     "MoEModel": "moe_lens.models.model",
     "Routing": "moe_lens.routing",
+    "Study": "moe_lens.study.result",
+    "StudySpec": "moe_lens.study.spec",
+    "TextSpec": "moe_lens.study.spec",
     "batches": "moe_lens.corpus",
     "errors": "moe_lens.errors",
     "inspect_checkpoint": "moe_lens.models.inspect",
@@ -27,7 +31,9 @@ _PLACES = {
     "policies": "moe_lens.policies",
     "read_trace": "moe_lens.traces",
     "record": "moe_lens.observing",
+    "run": "moe_lens.study.run",
     "tokens_of": "moe_lens.observing",
+    "write_report": "moe_lens.report",
 }
 
 if TYPE_CHECKING:
@@ -38,7 +44,11 @@ if TYPE_CHECKING:
     from moe_lens.models.inspect import inspect_checkpoint
     from moe_lens.models.model import MoEModel
     from moe_lens.observing import observe, record, tokens_of
+    from moe_lens.report import write_report
     from moe_lens.routing import Routing
+    from moe_lens.study.result import Study
+    from moe_lens.study.run import run
+    from moe_lens.study.spec import ModelSpec, StudySpec, TextSpec
     from moe_lens.traces import read_trace
 
 __all__ = [
@@ -47,7 +57,11 @@ __all__ = [
     "Field",
     "LayerEvent",
     "MoEModel",
+    "ModelSpec",
     "Routing",
+    "Study",
+    "StudySpec",
+    "TextSpec",
     "__version__",
     "batches",
     "errors",
@@ -58,7 +72,9 @@ __all__ = [
     "policies",
     "read_trace",
     "record",
+    "run",
     "tokens_of",
+    "write_report",
 ]
 
 

@@ -52,7 +52,7 @@ def test_no_false_discoveries_under_the_null(num_documents: int) -> None:
 @pytest.mark.parametrize("num_documents", [20, 60, 150])
 @pytest.mark.parametrize("overlap", [0.005, 0.03])
 def test_no_false_discoveries_under_the_null_many(num_documents: int, overlap: float) -> None:
-    assert corpora_with_a_discovery(2, num_documents, overlap, 2000) <= 0.065
+    assert corpora_with_a_discovery(2, num_documents, overlap, 800) <= 0.065
 
 
 def test_false_discoveries_among_true_ones_stay_at_the_rate() -> None:

@@ -173,3 +173,48 @@ def test_help_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--corpus" in done.stdout
+
+
+def test_run_writes_tables_and_a_report_and_report_writes_it_again(
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    moe,  # type: ignore[no-untyped-def]
+) -> None:
+    out = tmp_path / "run"
+    options = ("--corpus", corpus, "--out", out, "--lens-positions", "5", "--json")
+    code, printed, err = moe("run", checkpoint, *options)
+    assert (code, err) == (0, "")
+    told = json.loads(printed)
+    page = Path(told["report"])
+    assert page == out / "report.html"
+    assert {"claims", "lens", "perplexity", "similarity", "specialization"} <= set(told["tables"])
+    text = page.read_text(encoding="utf-8")
+    assert str(checkpoint) in text
+    page.unlink()
+    code, printed, err = moe("report", out)
+    assert (code, printed, err) == (0, f"report: {page}\n", "")
+    assert page.read_text(encoding="utf-8") == text
+    code, printed, _ = moe("run", checkpoint, *options[:-1])
+    assert code == 0
+    assert "the claim" in printed or "cannot be told" in printed
+
+
+def test_bad_input_to_run(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    spec = tmp_path / "s.toml"
+    spec.write_text('[model]\nmodel = "x"\n[text]\ncorpus = "y"\n')
+    out = tmp_path / "out"
+    cases = [
+        (("--out", out), "name the model and --corpus"),
+        ((checkpoint, "--corpus", corpus, "--spec", spec, "--out", out), "leave them out here"),
+        (("--spec", tmp_path / "no.toml", "--out", out), "does not exist"),
+        ((checkpoint, "--corpus", corpus, "--out", out, "--measure", "taste"), "measure 'taste'"),
+        ((checkpoint, "--corpus", corpus, "--out", out, "--k", "7"), "has 3 active experts"),
+    ]
+    for arguments, message in cases:
+        code, printed, err = moe("run", *arguments)
+        assert (code, printed) == (2, ""), err
+        assert message in err
+    code, _, err = moe("report", tmp_path)
+    assert code == 2
+    assert "holds no run" in err

@@ -39,7 +39,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables["claims"] = tables["claims"].with_columns(
         statement=tables["claims"]["statement"] + HOSTILE[0]
     )
-    manifest = {"model": HOSTILE[1], "corpora": {HOSTILE[0]: {"path": HOSTILE[2]}}}
+    manifest = {"model": {"source": HOSTILE[1]}, "corpora": {HOSTILE[0]: {"path": HOSTILE[2]}}}
     run = write_run(tmp_path_factory.mktemp("hostile") / "run", tables, manifest)
     write_report(run)
     return run

@@ -47,15 +47,17 @@ def synthetic_tables(
 
 
 MANIFEST = {
-    "model": "example-org/moe-16b-base",
-    "model_hash": "sha256:5e1f0c" + "0" * 58,
-    "num_experts": 64,
-    "top_k": 6,
-    "dtype": "bfloat16",
-    "policy": {"name": "identity"},
-    "corpora": {name: {"documents": 50, "tokens": 16_384} for name in PAPER_DOMAINS},
-    "moe_lens": "0.1.0",
-    "seed": 0,
+    "model": {
+        "source": "example-org/moe-16b-base",
+        "weights_sha256": "5e1f0c" + "0" * 58,
+        "num_experts": 64,
+        "top_k": 6,
+        "dtype": "bfloat16",
+    },
+    "policy": {"policy": "identity"},
+    "corpus": {"domains": {n: {"num_documents": 50, "num_tokens": 16_384} for n in PAPER_DOMAINS}},
+    "versions": {"moe_lens": "0.1.0"},
+    "spec": {"seed": 0},
 }
 
 

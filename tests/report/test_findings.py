@@ -98,7 +98,7 @@ def test_perplexity_names_the_fewest_experts_within_five_per_cent() -> None:
     )
     assert findings.perplexity(frame) == (
         "With 1 active expert instead of 3, perplexity over all domains is 1.4 times that of the "
-        "full model (95 % interval 1.3 to 1.5); 2 are the fewest that stay within 5 % (weights: "
+        "full model (95 % interval 1.3 to 1.5); to stay within 5 % takes 2 (weights: "
         "native)."
     )
 
@@ -130,7 +130,7 @@ def test_words_show_what_cannot_be_seen() -> None:
         ("a.c", "[2]"),
         ("d", "e"),
     ]
-    assert model_name({"model": {"id": "x"}}) == "x"
+    assert model_name({"model": {"source": "x"}}) == "x"
     assert "does not name" in model_name({})
 
 

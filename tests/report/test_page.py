@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from moe_lens.errors import InputError
 from moe_lens.report import catalog, figures, read_run, write_report
 from moe_lens.report.embed import by_column, script_json
-from moe_lens.report.export import tidy_svg
+from moe_lens.report.export import picture, tidy_svg
+from moe_lens.report.pdf import in_order
 from tests.report.conftest import HOSTILE, small_tables
 from tests.report.synthetic import synthetic_tables, write_run
 
@@ -158,6 +159,7 @@ def test_verdicts_are_said_in_words_and_signs(page: Page) -> None:
         assert f"{icon} {verdict}" in page.text
 
 
+@pytest.mark.slow
 def test_the_same_tables_give_the_same_bytes(hostile: Path) -> None:
     names = ["report.html", *(f"figures/{f.name}.{e}" for f in catalog.FIGURES for e in FILE_FORMS)]
     before = {name: (hostile / name).read_bytes() for name in names}
@@ -175,16 +177,19 @@ def test_figure_files_are_what_their_names_say(hostile: Path) -> None:
 
 
 def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
-    write_report(small, figures=("svg",))
-    assert (small / "figures" / "lens_kl.svg").exists()
-    assert not (small / "figures" / "lens_kl.png").exists()
-    for name in ("lens", "lens_grid", "claims", "coactivation"):
+    absent = ("lens", "lens_grid", "claims", "coactivation", "specialization")
+    for name in absent:
         (small / "tables" / f"{name}.parquet").unlink()
+    (small / "figures").mkdir()
+    for stale in ("lens_kl.svg", "similarity.png"):
+        (small / "figures" / stale).write_text("of an earlier run")
     page = Page(write_report(small, figures=("svg",)))
-    for name in ("lens", "lens_grid", "claims", "coactivation"):
+    for name in absent:
         assert f"This run has no table tables/{name}.parquet" in page.text
-    assert not (small / "figures" / "lens_kl.svg").exists()
     assert "Is one expert as good as the layer?" in page.text
+    left = {path.name for path in (small / "figures").iterdir()}
+    names = ("concentration", "information", "overlap", "similarity", "perplexity")
+    assert left == {f"{name}.svg" for name in names}
 
 
 def test_one_table_alone_makes_a_page(tmp_path: Path) -> None:
@@ -232,6 +237,35 @@ def test_tidying_leaves_text_alone() -> None:
     )
 
 
+def test_a_pdf_shows_the_same_in_one_order() -> None:
+    # Object 2 is the root; 4 is met before 3; the stream's text is not touched.
+    parts = [b"%PDF-1.7\n\n"]
+    bodies = {
+        3: b"<<\n  /B 1\n>>\nendobj\n\n",
+        2: b"<<\n  /Font <<\n    /fo1 3 0 R\n    /fo0 4 0 R\n  >>\n>>\nendobj\n\n",
+        4: b"<<\n  /A 1\n>>\nstream\n9 0 R\nendstream\nendobj\n\n",
+    }
+    rows = {}
+    for number, body in bodies.items():
+        rows[number] = sum(map(len, parts))
+        parts.append(f"{number} 0 obj\n".encode() + body)
+    table = b"xref\n0 5\n0000000000 65535 f\r\n0000000000 00000 f\r\n"
+    table += b"".join(f"{rows[n]:010d} 00000 n\r\n".encode() for n in (2, 3, 4))
+    start = sum(map(len, parts))
+    made = in_order(
+        b"".join(parts) + table + b"trailer\n<<\n  /Root 2 0 R\n>>\n"
+        b"startxref\n" + str(start).encode() + b"\n%%EOF"
+    )
+    assert re.findall(rb"/(fo\d) (\d) 0 R|(\d) 0 obj\n<<\n  /(\w+)", made) == [
+        (b"", b"", b"1", b"Font"), (b"fo0", b"2", b"", b""), (b"fo1", b"3", b"", b""),
+        (b"", b"", b"2", b"A"), (b"", b"", b"3", b"B"),
+    ]  # fmt: skip
+    assert b"stream\n9 0 R\nendstream" in made
+    for number, offset in enumerate(re.findall(rb"(\d{10}) 00000 n", made), 1):
+        assert made[int(offset) :].startswith(f"{number} 0 obj".encode())
+    assert made[int(made.split()[-2]) :].startswith(b"xref")
+
+
 def test_columns_hold_what_rows_held() -> None:
     rows = [{"a": "x", "b": 1.0}, {"a": "y", "b": None}, {"a": "x", "b": 0.5}]
     assert by_column(rows) == {
@@ -250,3 +284,12 @@ def test_a_study_of_full_size_fits(tmp_path: Path) -> None:
     run = write_run(tmp_path, synthetic_tables())
     path = write_report(run, figures=())
     assert path.stat().st_size < 10_000_000
+
+
+def test_small_charts_keep_the_order_of_the_table_with_all_first() -> None:
+    tables = small_tables()
+    drawn = picture(figures.perplexity(tables["perplexity"]), name="p", description="d").svg
+    shown = [e.text for e in ET.fromstring(drawn).iter(f"{SVG}text")]
+    assert [name for name in shown if name in ("all", "english", "code")] == [
+        "all", "english", "code",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_made_up_tables_fit_the_contract() -> None:
 def test_a_run_is_read_as_it_lies(small: Path) -> None:
     run = read_run(small)
     assert set(run.tables) == set(SCHEMA)
-    assert run.manifest["model"] == "example-org/moe-16b-base"
+    assert run.manifest["model"]["source"] == "example-org/moe-16b-base"
     assert run.tables["specialization"].height == 2 * 3 * 8
 
 
@@ -62,6 +63,13 @@ def test_absent_and_empty_tables_are_told_apart(small: Path) -> None:
     assert "overlap" not in run.tables
     assert "not measured" in run.why_absent("lens")
     assert "is empty" in run.why_absent("overlap")
+
+
+def test_the_manifest_says_why_a_table_is_absent(small: Path) -> None:
+    why = "the block's output is not added to the residual stream"
+    (small / "manifest.json").write_text(json.dumps({"skipped": {"lens": why}}))
+    (small / "tables" / "lens_grid.parquet").unlink()
+    assert read_run(small).why_absent("lens_grid").endswith(why)
 
 
 def test_a_missing_column_is_named_with_its_table_and_a_way_out(small: Path) -> None:

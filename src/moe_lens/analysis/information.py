@@ -26,6 +26,10 @@ SCHEMA = pl.Schema(
 )
 
 
+_SHUFFLES_AT_ONCE = 100
+"""So that memory stays at 100 x documents x domains numbers."""
+
+
 class _Interval(NamedTuple):
     low: float
     high: float
@@ -108,13 +112,15 @@ def _by_domain(
 def _shuffled(layer: LayerCounts, *, num_shuffles: int, seed: int) -> Float64[np.ndarray, " draw"]:
     """The same number with domain labels shuffled among documents, never among tokens."""
     rng = np.random.default_rng([seed, layer.layer])
-    return np.array(
-        [
-            mutual_information_bits(_by_domain(rng.permutation(layer.domain_of), layer.chosen))
-            for _ in range(num_shuffles)
-        ],
-        dtype=np.float64,
-    )
+    domains = np.arange(layer.domain_of.max() + 1)
+    chosen = layer.chosen.astype(np.float64)
+    parts = []
+    for first in range(0, num_shuffles, _SHUFFLES_AT_ONCE):
+        draws = min(_SHUFFLES_AT_ONCE, num_shuffles - first)
+        labels = rng.permuted(np.tile(layer.domain_of, (draws, 1)), axis=1)
+        member = (labels[:, None, :] == domains[:, None]).astype(np.float64)
+        parts.append(mutual_information_bits(member @ chosen))
+    return np.concatenate(parts)
 
 
 def _jackknife(layer: LayerCounts, found: float) -> _Interval:

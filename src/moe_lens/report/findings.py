@@ -102,7 +102,7 @@ def perplexity(frame: pl.DataFrame) -> str:
     first, last = curve.row(0, named=True), curve.row(-1, named=True)
     where = "over all domains" if domain == ALL else f"on {domain}"
     near = curve.filter(pl.col("ratio_tokens") <= 1.05)["k"]
-    fewest = f"; {near[0]} are the fewest that stay within 5 %" if near.len() else ""
+    fewest = f"; to stay within 5 % takes {near[0]}" if near.len() else ""
     return (
         f"With {first['k']} active expert{'s' if first['k'] > 1 else ''} instead of {last['k']}, "
         f"perplexity {where} is {number(first['ratio_tokens'])} times that of the full model"

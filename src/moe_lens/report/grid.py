@@ -148,7 +148,9 @@ def _state_order(state: str) -> tuple[int, int, str]:
 
 
 def _probability(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
+    if value is None:
+        return "–"
+    return f"{100 * value:.3g} %" if value >= 1e-4 else "< 0.01 %"
 
 
 def _short(value: float | None) -> float | None:

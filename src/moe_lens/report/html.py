@@ -20,7 +20,7 @@ from moe_lens.report.export import Picture
 from moe_lens.report.grid import Grid, read_grid
 from moe_lens.report.tables import Run
 from moe_lens.report.theme import THEMES, chart_config
-from moe_lens.report.words import cell, flatten, heading, model_name
+from moe_lens.report.words import cell, flatten, heading, manifest_value, model_name
 
 MAX_TABLE_ROWS = 200
 MAX_PAIRS = 25
@@ -105,8 +105,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("Domains", f"{tokens.height}"),
             ("Tokens", f"{total:,}"),
         ]
-    for key, name in (("dtype", "Number format"), ("seed", "Seed")):
-        value = run.manifest.get(key)
+    for name, path in (("Number format", ("model", "dtype")), ("Seed", ("spec", "seed"))):
+        value = manifest_value(run.manifest, *path)
         if isinstance(value, str | int):
             facts.append((name, str(value)))
     return facts

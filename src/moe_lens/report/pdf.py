@@ -1,7 +1,8 @@
 """PDFs that are the same every time.
 
-The converter writes a page's resources and a file's objects in the order of a hash table. Here they
-are put in order, and the table of offsets is written again; what the file shows is untouched.
+The converter numbers and writes a file's objects in the order of a hash table, another one each
+time. Here they are numbered as a reader meets them, and the table of offsets is written again; what
+the file shows is untouched.
 """
 
 from __future__ import annotations
@@ -9,48 +10,57 @@ from __future__ import annotations
 import re
 
 _ENTRIES = re.compile(rb"(?:^ *\/[A-Za-z]+\d+ \d+ 0 R\n){2,}", re.MULTILINE)
-_OFFSET = re.compile(rb"(\d{10}) \d{5} n")
+_ROW = re.compile(rb"^(\d{10}) \d{5} n", re.MULTILINE)
+_REFERENCE = re.compile(rb"\b(\d+) 0 R\b")
 
 
 def in_order(pdf: bytes) -> bytes:
-    """The same document with its objects by number and its resources by name."""
+    """The same document with its resources by name and its objects in the order of reference."""
     table = int(pdf[pdf.rindex(b"startxref") :].split()[1])
-    trailer = pdf.index(b"trailer", table)
-    numbers = _used(pdf[table:trailer])
-    starts = sorted(numbers)
-    ends = [*starts[1:], table]
-    blocks = {
-        numbers[start]: _sorted(pdf[start:end]) for start, end in zip(starts, ends, strict=True)
-    }
+    trailer = pdf[pdf.index(b"trailer", table) : pdf.rindex(b"startxref")]
+    starts = sorted(int(offset) for offset in _ROW.findall(pdf[table:]))
+    objects: dict[int, tuple[bytes, bytes]] = {}
+    for start, end in zip(starts, [*starts[1:], table], strict=True):
+        number, _, rest = pdf[start:end].partition(b" 0 obj")
+        head, stream, content = rest.partition(b"stream\n")
+        objects[int(number)] = (_by_name(head), stream + content)
+    places = _as_met(trailer, objects)
     made = bytearray(pdf[: starts[0]])
-    offsets: dict[int, int] = {}
-    for number in sorted(blocks):
-        offsets[number] = len(made)
-        made += blocks[number]
-    moved = {f"{start:010d}".encode(): offsets[number] for start, number in numbers.items()}
-    rows = _OFFSET.sub(
-        lambda row: f"{moved[row[1]]:010d}".encode() + row[0][10:], pdf[table:trailer]
-    )
-    end = pdf[trailer : pdf.rindex(b"startxref")]
-    return bytes(made) + rows + end + f"startxref\n{len(made)}\n%%EOF".encode()
+    rows = [b"0000000000 65535 f\r\n"]
+    for old, place in places.items():
+        rows.append(f"{len(made):010d} 00000 n\r\n".encode())
+        head, content = objects[old]
+        made += f"{place} 0 obj".encode() + _renumbered(head, places) + content
+    start = len(made)
+    made += f"xref\n0 {len(rows)}\n".encode() + b"".join(rows) + _renumbered(trailer, places)
+    return bytes(made) + f"startxref\n{start}\n%%EOF".encode()
 
 
-def _used(rows: bytes) -> dict[int, int]:
-    """Offset to number, of the objects in a table of offsets that starts at object 0."""
-    entries = rows.splitlines()[2:]
-    found = {place: _OFFSET.match(entry) for place, entry in enumerate(entries)}
-    return {int(entry[1]): place for place, entry in found.items() if entry}
+def _as_met(trailer: bytes, objects: dict[int, tuple[bytes, bytes]]) -> dict[int, int]:
+    """Old number to new, in the order in which a reader who starts at the end meets them."""
+    places: dict[int, int] = {}
+    waiting = _references(trailer)
+    while waiting:
+        number = waiting.pop(0)
+        if number not in places:
+            places[number] = len(places) + 1
+            waiting += _references(objects[number][0])
+    return places
 
 
-def _sorted(block: bytes) -> bytes:
-    """An object with its resources by name; its stream, where it has one, as it is."""
-    head, stream, rest = block.partition(b"stream\n")
-    ordered = _ENTRIES.sub(
-        lambda lines: b"".join(sorted(lines[0].splitlines(keepends=True), key=_natural)), head
-    )
-    return ordered + stream + rest
+def _references(head: bytes) -> list[int]:
+    return [int(number) for number in _REFERENCE.findall(head)]
 
 
-def _natural(line: bytes) -> tuple[bytes, int]:
-    name = line.split()[0]
-    return name.rstrip(b"0123456789"), int(re.sub(rb"\D", b"", name))
+def _renumbered(head: bytes, places: dict[int, int]) -> bytes:
+    return _REFERENCE.sub(lambda found: f"{places[int(found[1])]} 0 R".encode(), head)
+
+
+def _by_name(head: bytes) -> bytes:
+    """The entries of each dictionary of resources in the order of their names."""
+
+    def ordered(found: re.Match[bytes]) -> bytes:
+        lines: list[bytes] = found[0].splitlines(keepends=True)
+        return b"".join(sorted(lines))
+
+    return _ENTRIES.sub(ordered, head)

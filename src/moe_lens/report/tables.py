@@ -34,6 +34,10 @@ class Run:
         """The sentence a section shows where its table is not there."""
         if table in self.empty:
             return f"The table tables/{table}.parquet of this run is empty: nothing was counted."
+        skipped = self.manifest.get("skipped")
+        measure = table.partition("_")[0]
+        if isinstance(skipped, Mapping) and measure in skipped:
+            return f"This run has no table tables/{table}.parquet: {skipped[measure]}"
         return (
             f"This run has no table tables/{table}.parquet: it was not measured, or the run is "
             f"not finished."

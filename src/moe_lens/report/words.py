@@ -53,8 +53,14 @@ def flatten(values: Mapping[str, Any], start: str = "") -> list[tuple[str, str]]
 
 
 def model_name(manifest: Mapping[str, Any]) -> str:
-    """The model's name in a manifest, as text or inside an object; else words that say so."""
-    model = manifest.get("model")
-    if isinstance(model, Mapping):
-        model = next((model[key] for key in ("name", "id", "path") if key in model), None)
+    """The model's name in a manifest; else words that say that it has none."""
+    model = manifest_value(manifest, "model", "source")
     return model if isinstance(model, str) and model else "a model that the manifest does not name"
+
+
+def manifest_value(manifest: Mapping[str, Any], *path: str) -> Any:
+    """What stands at a path of names in a manifest; None where nothing does."""
+    value: Any = manifest
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

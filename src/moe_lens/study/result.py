@@ -18,6 +18,50 @@ def is_finished(directory: Path) -> bool:
     return (directory / TABLES / "claims.parquet").is_file()
 
 
+class StudyFigures:
+    """A run's figures as Altair charts, shown by a notebook: `study.figures.similarity()`."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def specialization(self) -> Any:
+        """Rates of experts beside k / N, for one domain and layer at a time."""
+        return self._draw("specialization", "specialization")
+
+    def heatmap(self) -> Any:
+        """Rates of all experts, layer by expert, for each domain."""
+        return self._draw("heatmap", "specialization")
+
+    def concentration(self) -> Any:
+        """n50 per layer and domain, beside uniform use."""
+        return self._draw("concentration", "concentration")
+
+    def information(self) -> Any:
+        """Mutual information of domain and expert, beside its shuffled control."""
+        return self._draw("information", "information")
+
+    def overlap(self) -> Any:
+        """Which domains share their experts."""
+        return self._draw("overlap", "overlap")
+
+    def similarity(self) -> Any:
+        """cos(H_1, H_k) per layer, beside its controls."""
+        return self._draw("similarity", "similarity")
+
+    def perplexity(self) -> Any:
+        """What fewer active experts cost."""
+        return self._draw("perplexity", "perplexity")
+
+    def lens(self) -> Any:
+        """What states decode to, beside the residual alone."""
+        return self._draw("lens", "lens")
+
+    def _draw(self, figure: str, table: str) -> Any:
+        from moe_lens.report import figures
+
+        return getattr(figures, figure)(self._study.table(table))
+
+
 class Study:
     """The tables of a finished run, as polars frames. Columns: docs/tables.md.
 
@@ -50,6 +94,11 @@ class Study:
     def tables(self) -> list[str]:
         """Names of the tables that were measured."""
         return sorted(file.stem for file in (self.directory / TABLES).glob("*.parquet"))
+
+    @property
+    def figures(self) -> StudyFigures:
+        """Charts of the tables."""
+        return StudyFigures(self)
 
     def table(self, name: str) -> pl.DataFrame:
         """One table.

@@ -21,7 +21,7 @@ from moe_lens.study.files import STATE, TABLES, write_table
 from moe_lens.study.manifest import begin, manifest_of
 from moe_lens.study.passes import Pass, joined, passes_of, run_pass
 from moe_lens.study.result import Study, is_finished
-from moe_lens.study.spec import Measure, StudySpec
+from moe_lens.study.spec import StudySpec
 from moe_lens.study.sums import PassSums, loss_sums, main_sums
 from moe_lens.study.tables import (
     Tables,
@@ -81,7 +81,7 @@ def measure(
     """As `run`, with the model and the text at hand."""
     tokenized = within_budget(model, corpus, spec)
     skipped = _skipped(model, spec)
-    measures: list[Measure] = [name for name in spec.measures if name not in skipped]
+    measures: list[str] = [name for name in spec.measures if name not in skipped]
     if not measures:
         raise UnsupportedModel(next(iter(skipped.values())))
     begin(directory, manifest_of(spec, model, tokenized, skipped))
@@ -132,7 +132,7 @@ def within_budget(model: MoEModel, corpus: Corpus, spec: StudySpec) -> Tokenized
 
 def _skipped(model: MoEModel, spec: StudySpec) -> dict[str, str]:
     """Measures that this model cannot give, with the reason."""
-    needs: dict[Measure, Callable[[MoEModel], object]] = {
+    needs: dict[str, Callable[[MoEModel], object]] = {
         "similarity": residual_scales,
         "perplexity": find_head,
         "lens": _lens_needs,
@@ -161,7 +161,7 @@ def _passes(
     spec: StudySpec,
     model: MoEModel,
     tokenized: TokenizedCorpus,
-    measures: list[Measure],
+    measures: list[str],
     sample: SampledPositions | None,
 ) -> list[Pass]:
     top_k = model.layers[0].modules.top_k
@@ -179,7 +179,7 @@ def _tables(
     spec: StudySpec,
     model: MoEModel,
     tokenized: TokenizedCorpus,
-    measures: list[Measure],
+    measures: list[str],
     passes: list[Pass],
     directory: Path,
 ) -> Tables:

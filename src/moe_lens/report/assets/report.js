@@ -50,7 +50,9 @@
   const fit = (spec, width) => {
     const cell = spec.usermeta.cellWidth;
     if (spec.facet) {
-      const columns = Math.max(1, Math.min(spec.columns, Math.floor((width + 25) / cell)));
+      const charts = new Set(Object.values(spec.datasets)[0].map((row) => row.domain)).size;
+      const room = Math.floor((width + 25) / cell);
+      const columns = Math.max(1, Math.min(spec.columns, charts, room));
       spec.columns = columns;
       spec.spec.width = Math.floor((width - 62 - 22 * (columns - 1)) / columns);
     } else {
@@ -66,9 +68,10 @@
     const { spec: plain, canvas } = specs[name];
     const stage = box.parentElement;
     const width = Math.floor(stage.clientWidth);
-    const spec = fit(structuredClone(plain), width);
+    const spec = structuredClone(plain);
     spec.config = configs[isDark() ? "dark" : "light"];
     spec.datasets = Object.fromEntries([...namesOf(spec)].map((key) => [key, unpack(key)]));
+    fit(spec, width);
     for (const param of spec.params ?? []) {
       if (kept[param.name] !== undefined) param.value = kept[param.name];
     }
@@ -163,7 +166,10 @@
     const body = [...table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
     const heads = [...table.tHead.rows[0].cells].slice(1).map((cell) => cell.textContent.trim());
     const layers = [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
-    const chance = (p) => (p === null ? "–" : `${Number((100 * p).toPrecision(3))} %`);
+    const chance = (p) => {
+      if (p === null) return "–";
+      return p >= 1e-4 ? `${Number((100 * p).toPrecision(3))} %` : "< 0.01 %";
+    };
     let active = [0, 0];
     const at = (r, c) => grid.cells[select.selectedIndex][r][c];
     const show = () => {

@@ -43,25 +43,30 @@ def domains_of(frame: pl.DataFrame) -> list[str]:
     return sorted(found, key=lambda name: name != ALL)
 
 
-def all_first(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of all domains together first, else as they are."""
-    return frame.sort(pl.col("domain") != ALL, maintain_order=True)
+def placed(frame: pl.DataFrame) -> pl.DataFrame:
+    """With a column `place`: the domain's place in the table, all of them together first."""
+    places = {name: place for place, name in enumerate(domains_of(frame))}
+    return frame.with_columns(place=pl.col("domain").replace_strict(places, return_dtype=pl.Int64))
 
 
 def by_domain(chart: Chart, *, columns: int = 3) -> Chart:
-    """One small chart for each domain, in the order of the data."""
+    """One small chart for each domain, in the order of the column `place`."""
     # No list of names as a sort: Vega-Lite would write them into an expression, and names come
     # from strangers. Nowhere here does a name enter an expression.
-    facet = alt.Facet("domain:N", sort=None, header=alt.Header(title=None))
+    order = alt.EncodingSortField(field="place", op="min")
+    facet = alt.Facet("domain:N", sort=order, header=alt.Header(title=None))
     faceted: Chart = chart.facet(facet=facet, columns=columns).resolve_axis(x="independent")
     return faceted
 
 
-def layer_axis(**more: Any) -> alt.X:
-    """The x axis of everything that is drawn over layers."""
-    scale = alt.Scale(nice=False, padding=4)
-    axis = alt.Axis(format="d", tickMinStep=1, grid=False)
-    return alt.X("layer:Q", title="Layer", scale=scale, axis=axis, **more)
+def layer_axis(frame: pl.DataFrame) -> alt.X:
+    """The x axis of everything that is drawn over layers: ticks at layers that are there."""
+    layers = sorted(frame["layer"].unique().to_list())
+    if len(layers) > 12:
+        layers = [layer for layer in layers if layer % (5 if len(layers) <= 40 else 10) == 0]
+    scale = alt.Scale(nice=False, padding=4, zero=False)
+    axis = alt.Axis(format="d", values=layers, grid=False)
+    return alt.X("layer:Q", title="Layer", scale=scale, axis=axis)
 
 
 def line_legend(label_expr: str) -> alt.Legend:

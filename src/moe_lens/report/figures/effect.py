@@ -11,11 +11,11 @@ import polars as pl
 
 from moe_lens.report.figures.base import (
     Chart,
-    all_first,
     by_domain,
     finish,
     layer_axis,
     line_legend,
+    placed,
     rows,
 )
 from moe_lens.report.tables import check_columns
@@ -75,7 +75,7 @@ def similarity(frame: pl.DataFrame) -> Chart:
     )
     present = [name for name in QUANTITIES if name in set(kept["quantity"])]
     color, dash = _styles("quantity", present, QUANTITIES)
-    base = alt.Chart().encode(x=layer_axis(), color=color)
+    base = alt.Chart().encode(x=layer_axis(frame), color=color)
     spread = (
         base.mark_area(aria=False, opacity=0.16)
         .transform_filter("datum.quantity === 'cos_h1_hk' || datum.quantity === 'cos_resid_hk'")
@@ -96,7 +96,7 @@ def similarity(frame: pl.DataFrame) -> Chart:
             alt.Tooltip("p95:Q", title="5 % are above", format=".4f"),
         ],
     )
-    layered = alt.layer(spread, interval, line, data=rows(all_first(kept)))
+    layered = alt.layer(spread, interval, line, data=rows(placed(kept)))
     return finish(
         by_domain(layered.properties(width=280, height=190)),
         title="How close one expert comes to the whole layer, beside its controls",
@@ -132,7 +132,7 @@ def perplexity(frame: pl.DataFrame) -> Chart:
         "ratio_tokens:Q",
         title="Perplexity, × the full model's",
         scale=scale,
-        axis=alt.Axis(format=".4~g", values=_RATIOS),
+        axis=alt.Axis(format=".4~g", values=_ratio_ticks(frame)),
     )
     base = alt.Chart().encode(x=x, color=color)
     bars = base.mark_rule(aria=False, strokeWidth=1.6, opacity=0.7).encode(
@@ -153,7 +153,7 @@ def perplexity(frame: pl.DataFrame) -> Chart:
         ],
     )
     one = alt.Chart().mark_rule(aria=False, strokeDash=[5, 4]).encode(y=alt.YDatum(1, scale=scale))
-    layered = alt.layer(bars, line, one, data=rows(all_first(frame.select(columns))))
+    layered = alt.layer(bars, line, one, data=rows(placed(frame.select(columns))))
     return finish(
         by_domain(layered.properties(width=280, height=170)),
         title="What fewer active experts cost",
@@ -178,7 +178,7 @@ def lens(frame: pl.DataFrame, *, measure: LensMeasure = "agree_layer") -> Chart:
     share = measure.startswith("agree")
     scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False)
     y_axis = alt.Axis(format="%") if share else alt.Axis(format=".4~g")
-    base = alt.Chart().encode(x=layer_axis(), color=color)
+    base = alt.Chart().encode(x=layer_axis(frame), color=color)
     band = base.mark_area(aria=False, opacity=0.2).encode(
         y=alt.Y(f"{measure}_low:Q", title=axis, scale=scale, axis=y_axis), y2=f"{measure}_high:Q"
     )
@@ -194,7 +194,7 @@ def lens(frame: pl.DataFrame, *, measure: LensMeasure = "agree_layer") -> Chart:
     )
     columns = ["domain", "layer", "state"]
     columns += [name + end for name in MEASURES for end in ("", "_low", "_high")]
-    layered = alt.layer(band, line, data=rows(all_first(kept.select(columns))))
+    layered = alt.layer(band, line, data=rows(placed(kept.select(columns))))
     return finish(
         by_domain(layered.properties(width=280, height=170)),
         title=title,
@@ -217,6 +217,17 @@ def shown_states(states: Sequence[str], measure: str) -> dict[str, str]:
     if not measure.endswith("layer"):
         words["layer"] = "the layer's own output"
     return {state: text for state, text in words.items() if state in states}
+
+
+def _ratio_ticks(frame: pl.DataFrame) -> list[float]:
+    """Ticks of a logarithmic axis of ratios: the closer to 1 all of them lie, the finer."""
+    ratios = ("ratio_tokens", "ratio_tokens_low", "ratio_tokens_high")
+    high = float(frame.select(pl.max_horizontal(*ratios).max()).item())
+    low = float(frame.select(pl.min_horizontal(*ratios).min()).item())
+    for span, step in ((1.12, 0.02), (1.3, 0.05), (1.8, 0.1)):
+        if high / low < span:
+            return [round(step * place, 2) for place in range(1, round(2 / step))]
+    return _RATIOS
 
 
 def _similarity_axis(column: str) -> alt.Y:

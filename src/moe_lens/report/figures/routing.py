@@ -7,12 +7,12 @@ import polars as pl
 
 from moe_lens.report.figures.base import (
     Chart,
-    all_first,
     by_domain,
     domains_of,
     finish,
     layer_axis,
     line_legend,
+    placed,
     rows,
 )
 from moe_lens.report.tables import check_columns
@@ -62,7 +62,7 @@ def specialization(
         alt.Tooltip("baseline:Q", title="by chance", format=".1%"),
         alt.Tooltip("verdict:N", title="verdict"),
     ]
-    base = alt.Chart(rows(all_first(frame.select(_CELLS)))).transform_filter(
+    base = alt.Chart(rows(placed(frame.select(_CELLS)))).transform_filter(
         "datum.domain === domain && datum.layer === layer"
     )
     y = alt.Y("rate:Q", title="Share of the domain's tokens", axis=alt.Axis(format="%"))
@@ -115,7 +115,7 @@ def heatmap(frame: pl.DataFrame) -> Chart:
         ),
     )
     chart = (
-        alt.Chart(rows(all_first(frame.select(_CELLS))))
+        alt.Chart(rows(placed(frame.select(_CELLS))))
         .transform_calculate(
             doublings="datum.rate > 0 ? log(datum.rate / datum.baseline) / LN2 : -3"
         )
@@ -138,7 +138,10 @@ def heatmap(frame: pl.DataFrame) -> Chart:
                 alt.Tooltip("verdict:N", title="verdict"),
             ],
         )
-        .properties(width=min(64, num_experts) * 4.5, height=min(40, num_layers) * 6)
+        .properties(
+            width=max(min(64, num_experts) * 4.5, 160),
+            height=max(min(40, num_layers) * 6, min(num_layers * 20, 80)),
+        )
     )
     return finish(
         by_domain(chart),
@@ -156,9 +159,12 @@ def concentration(frame: pl.DataFrame) -> Chart:
     check_columns(frame, "concentration")
     columns = ["domain", "layer", "n50_experts", "n50_experts_low", "n50_experts_high"]
     columns += ["n50_experts_uniform", "gini", "entropy_normalized"]
-    top = float(frame["n50_experts_uniform"].cast(pl.Float64).max() or 1) * 1.1  # type: ignore[arg-type]
+    highest = frame.select(
+        pl.max_horizontal("n50_experts_uniform", "n50_experts", "n50_experts_high").max()
+    ).item()
+    top = 1.1 * float(highest)
     scale = alt.Scale(domain=[0, top], nice=False)
-    base = alt.Chart().encode(x=layer_axis())
+    base = alt.Chart().encode(x=layer_axis(frame))
     band = base.mark_area(aria=False, opacity=0.25, color=BLUE).encode(
         y=alt.Y("n50_experts_low:Q", title="Experts for half of the decisions", scale=scale),
         y2="n50_experts_high:Q",
@@ -177,7 +183,7 @@ def concentration(frame: pl.DataFrame) -> Chart:
     uniform = base.mark_line(aria=False, strokeDash=[5, 4], strokeWidth=1.5, color=GREY).encode(
         y=alt.Y("n50_experts_uniform:Q", scale=scale)
     )
-    layered = alt.layer(band, line, uniform, data=rows(all_first(frame.select(columns))))
+    layered = alt.layer(band, line, uniform, data=rows(placed(frame.select(columns))))
     return finish(
         by_domain(layered.properties(width=280, height=150)),
         title="How few experts take half of the routing decisions",
@@ -213,7 +219,7 @@ def information(frame: pl.DataFrame) -> Chart:
     legend = line_legend(label)
     color = alt.Color("series:N", scale=alt.Scale(domain=names, range=[BLUE, GREY]), legend=legend)
     dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=[[1, 0], [5, 4]]))
-    base = alt.Chart().encode(x=layer_axis(), color=color)
+    base = alt.Chart().encode(x=layer_axis(frame), color=color)
     band = base.mark_area(aria=False, opacity=0.22).encode(
         y=alt.Y("low:Q", title="Mutual information (bits a token)"), y2="high:Q"
     )
