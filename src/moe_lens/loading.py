@@ -37,8 +37,9 @@ def load_model(
     Args:
         path_or_id: A checkpoint directory, a hub id (owner/name), or "demo" for the small trained
             model that comes with the package ("./demo" is a directory of that name).
-        dtype: Of the loaded weights: "auto" (the checkpoint's own), "float32", "bfloat16",
-            "float16". Routers compute in float32 whatever is chosen.
+        dtype: Of the loaded weights: "auto" (the checkpoint's own; float32 for "demo", whose
+            bfloat16 weights it holds exactly), "float32", "bfloat16", "float16". Routers compute
+            in float32 whatever is chosen.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1".
         trust_remote_code: Whether Python code that comes with the checkpoint may run, with your
             rights. Never needed for the families of docs/families.md.
@@ -50,6 +51,8 @@ def load_model(
     """
     source = str(path_or_id)
     target = embedded_model() if source == EMBEDDED else path_or_id
+    if source == EMBEDDED and dtype == "auto":
+        dtype = torch.float32
     file = find_config(target, revision=revision)
     config = read_config(file, source=source, trust_remote_code=trust_remote_code)
     directory = file.parent

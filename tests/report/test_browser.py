@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.conftest import HOSTILE
+from moe_lens.report import catalog
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), "")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--window-size=1200,9000",
@@ -21,23 +20,34 @@ FLAGS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
-def test_the_page_lives_and_nothing_hostile_does(hostile: Path, tmp_path: Path) -> None:
-    address = (hostile / "report.html").as_uri()
+def opened(page: Path, profile: Path) -> str:
+    """The page's elements once its scripts have run; no message may reach the console."""
     done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}", "--dump-dom", address],
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
     assert "CONSOLE" not in done.stderr, done.stderr
-    page = done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_the_page_lives_and_nothing_hostile_does(hostile: Path, tmp_path: Path) -> None:
+    live = 'class="static screen-off"'
+    # The clock of a headless browser may run out before a busy machine has drawn a frame.
+    for attempt in range(3):
+        page = opened(hostile / "report.html", tmp_path / str(attempt))
+        if page.count(live):
+            break
+    assert page.count(live) == len(catalog.FIGURES)
     title = re.search(r"<title>(.*?)</title>", page)
     assert title
-    assert "pwned" not in title[1].replace("'pwned'", "")
-    assert page.count('class="static screen-off"') == page.count('class="static') == 9
-    assert "<img" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    # The choice of a domain is made by Vega from the data: its words are text too.
-    assert f'<option value="{HOSTILE[0]}"' in page or "&lt;script&gt;alert(1)" in page
+    assert title[1].startswith("&lt;/script&gt;&lt;img")
+    outside = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "<img" not in outside
+    # Vega made this menu from the data; its words are text too.
+    options = re.findall(r'<option value="[^"]*"[^>]*>([^<]*)</option>', outside)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in options

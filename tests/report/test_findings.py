@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from moe_lens.report import findings
+from moe_lens.report import figures, findings
 from moe_lens.report.grid import read_grid
 from moe_lens.report.words import cell, flatten, model_name, visible
+from tests.report.conftest import small_tables
 from tests.report.synthetic import claims
 
 
@@ -158,3 +159,15 @@ def test_a_grid_marks_the_word_of_the_layer() -> None:
         [[[0, 0.25, None, None, [[0, 0.25]], 0], [1, 0.25, None, None, [[0, 0.25]], 0],
           [0, 0.25, 5, 0.5, [[0, 0.25]], 1]]]
     ]  # fmt: skip
+
+
+def test_ratios_close_to_one_get_finer_ticks() -> None:
+    for factor, ticks in ((1.0, {1.0, 1.02}), (3.0, {1.0, 1.25, 2.0})):
+        frame = small_tables()["perplexity"].with_columns(
+            pl.col("ratio_tokens") * 0 + factor,
+            pl.col("ratio_tokens_low") * 0 + 1.0,
+            pl.col("ratio_tokens_high") * 0 + factor + 0.05,
+        )
+        layers = figures.perplexity(frame).to_dict()["spec"]["layer"]
+        axes = [layer["encoding"]["y"].get("axis", {}) for layer in layers]
+        assert ticks <= set(next(axis["values"] for axis in axes if "values" in axis))

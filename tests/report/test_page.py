@@ -67,6 +67,10 @@ def test_hostile_text_is_shown_and_is_no_element(page: Page) -> None:
     for text in HOSTILE[:2]:
         assert text in page.text
     assert "{{ 7 * 7 }}" in page.text
+    # A mark that turns the direction would write the rest of a sentence backwards.
+    summary = page.text.split("Which experts work for which text?")[0]
+    assert "use the experts most alike" in summary
+    assert "\u202e" not in summary
     assert [tag for tag, _ in page.elements if tag in ("img", "iframe", "object", "embed")] == []
     # Four blocks of data, Vega, and the page's own script: nothing slipped in.
     kinds = [given.get("type") for tag, given in page.elements if tag == "script"]
@@ -131,7 +135,7 @@ def test_every_figure_has_a_picture_that_says_its_finding(hostile: Path, page: P
     names = {attributes.get("data-figure") for _, attributes in page.elements}
     tables = read_run(hostile).tables
     for figure in catalog.FIGURES:
-        finding = figure.find(tables[figure.table])
+        finding = figure.finding(tables[figure.table])
         assert finding in labels, figure.name
         assert finding in page.text
         assert figure.name in names

@@ -10,6 +10,7 @@ import polars as pl
 
 from moe_lens.report import figures, findings
 from moe_lens.report.figures import Chart
+from moe_lens.report.words import harmless
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Figure:
     find: Callable[[pl.DataFrame], str]
     excerpt: Callable[[pl.DataFrame], pl.DataFrame]
     canvas: bool = False
+
+    def finding(self, frame: pl.DataFrame) -> str:
+        """The sentence that says what is seen, safe to stand inside another text."""
+        return harmless(self.find(frame))
 
 
 def _columns(*names: str) -> Callable[[pl.DataFrame], pl.DataFrame]:

@@ -54,6 +54,11 @@ def concentration(frame: pl.DataFrame) -> str:
 
 def information(frame: pl.DataFrame) -> str:
     """In how many layers experts tell the domain better than shuffled labels do."""
+    if frame["shuffled_bits_high"].is_null().all():
+        return (
+            "Whether experts tell the domain of a token better than shuffled labels do cannot be "
+            "told: a domain has fewer than 5 documents, too few to shuffle."
+        )
     told = frame.filter(pl.col("information_bits") > pl.col("shuffled_bits_high")).height
     top = frame.sort("information_bits", descending=True, nulls_last=True).row(0, named=True)
     return (

@@ -171,7 +171,7 @@ def _figure(run: Run, figure: Figure, picture: Picture | None) -> dict[str, Any]
     )
     return common | {
         "svg": Markup(picture.svg),
-        "finding": figure.find(frame),
+        "finding": figure.finding(frame),
         "rows": rows,
         "caption": caption,
         "text_columns": rows.select(pl.selectors.string()).columns,

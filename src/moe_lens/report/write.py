@@ -37,7 +37,7 @@ def write_report(directory: str | Path, *, figures: Iterable[str] = FORMATS) -> 
         figure.name: picture(
             figure.draw(run.tables[figure.table]),
             name=figure.name,
-            description=figure.find(run.tables[figure.table]),
+            description=figure.finding(run.tables[figure.table]),
         )
         for figure in catalog.FIGURES
         if figure.table in run.tables

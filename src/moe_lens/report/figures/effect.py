@@ -54,7 +54,9 @@ MEASURES: dict[str, tuple[str, str]] = {
 """Measure -> axis title, figure title."""
 
 _COLORS = [BLUE, GREY, ORANGE, PURPLE, GREEN]
-_RATIOS = [0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 10_000]
+_RATIOS = [
+    0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1e3, 1e4,
+]  # fmt: skip
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3]]
 
 
