@@ -9,7 +9,7 @@ from pathlib import Path
 OUT = Path("demo-report")
 COMMAND = [
     *("run", "demo", "--corpus", "demo", "--out", str(OUT)),
-    *("--max-tokens", "4000", "--lens-positions", "100"),
+    *("--max-documents", "10", "--lens-positions", "100"),
 ]
 
 
