@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -132,6 +133,16 @@ def evaluate(artefact: Path, excerpts: Path, train: dict[str, Any]) -> dict[str,
     }
 
 
+def verdict_counts(run: Path) -> dict[str, dict[str, int]]:
+    """Experts of each domain by verdict, from the table of a study of the artefact."""
+    table = pl.read_parquet(run / "tables" / "specialization.parquet")
+    counted = table.group_by("domain", "verdict", maintain_order=True).len()
+    found: dict[str, dict[str, int]] = {domain: {} for domain in SHARES}
+    for domain, verdict, count in counted.rows():
+        found[domain][verdict] = count
+    return found
+
+
 def main() -> None:
     """Parse the command line, write and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,7 +151,15 @@ def main() -> None:
     parser.add_argument("--excerpts", type=Path, default=ROOT / "src/moe_lens/demo/corpora")
     parser.add_argument("--out", type=Path, default=ROOT / "src/moe_lens/demo/model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--study", type=Path, help="a run of the artefact, for its verdicts")
+    parser.add_argument("--card-only", action="store_true", help="write the card anew, no more")
     arguments = parser.parse_args()
+    verdicts = None if arguments.study is None else verdict_counts(arguments.study)
+    if arguments.card_only:
+        result = json.loads((arguments.out / "evaluation.json").read_text())
+        training = json.loads((arguments.out / "training.json").read_text())
+        (arguments.out / "README.md").write_text(card(result, training, verdicts), "utf-8")
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     write_artefact(arguments.run, arguments.out)
@@ -156,7 +175,7 @@ def main() -> None:
     )
     result = evaluate(arguments.out, arguments.excerpts, train)
     (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "README.md").write_text(card(result, training), encoding="utf-8")
+    (arguments.out / "README.md").write_text(card(result, training, verdicts), encoding="utf-8")
     log.info("wrote %s", arguments.out / "README.md")
 
 

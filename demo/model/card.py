@@ -116,8 +116,37 @@ def _fewer_experts(result: Mapping[str, Any]) -> str:
     )
 
 
-def card(result: Mapping[str, Any], training: Mapping[str, Any]) -> str:
-    """The whole card as Markdown."""
+def _where_fewer_is_better(result: Mapping[str, Any]) -> str:
+    """Domains whose perplexity with one expert is below the full model's, interval and all."""
+    ratios = result["perplexity_ratio"]
+    one = ratios.get("1", ratios.get(1))
+    falls = [d for d in one if one[d]["high"] < 1]
+    if not falls:
+        return "\n\nPerplexity rises with every expert taken away, in every domain.\n"
+    return (
+        f"\n\nIn {len(one) - len(falls)} domains perplexity rises with every expert taken away. "
+        f"In {' and '.join(falls)} it **falls**:\nthese excerpts follow templates that training "
+        f"never saw, and there the routed experts mislead.\n"
+    )
+
+
+def _verdicts(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """How many experts are above and below k / N after false-discovery correction."""
+    verdicts = ("above", "below", "not told")
+    rows = [[domain, *(str(found.get(v, 0)) for v in verdicts)] for domain, found in counts.items()]
+    return (
+        "\nExperts of the four layers (256) whose rate in a domain is above or below k / N, after "
+        "false-discovery\ncorrection over the whole table, documents as units (`moe-lens run demo "
+        "--corpus demo\n--measure routing`):\n\n" + _table(["domain", *verdicts], rows)
+    )
+
+
+def card(
+    result: Mapping[str, Any],
+    training: Mapping[str, Any],
+    verdicts: Mapping[str, Mapping[str, int]] | None = None,
+) -> str:
+    """The whole card as Markdown; `verdicts` counts experts per domain, from a study."""
     progress = training["progress"]
     step_tokens = sum(SHARES.values()) * CONTEXT
     head = _HEAD.format(
@@ -133,5 +162,6 @@ def card(result: Mapping[str, Any], training: Mapping[str, Any]) -> str:
         transformers=training["versions"]["transformers"],
         shares=", ".join(f"{d} {n}" for d, n in training["rows_per_step"].items()),
     )
-    parts = [head + _quality(result), _specialisation(result), _fewer_experts(result)]
-    return "\n".join(parts)
+    special = _specialisation(result) + ("" if verdicts is None else _verdicts(verdicts))
+    fewer = _fewer_experts(result).rstrip("\n") + _where_fewer_is_better(result)
+    return "\n".join([head + _quality(result), special, fewer])
