@@ -190,12 +190,20 @@ def test_going_on_does_not_do_finished_chunks_again(tiny_spec: StudySpec, tmp_pa
 
 
 _CHILD = """
-import sys, torch
+import json, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+import torch
 torch.set_num_threads(1)
 from moe_lens.study.run import run
 from moe_lens.study.spec import StudySpec
-import json
-run(StudySpec.from_dict(json.loads(sys.argv[1])), sys.argv[2])
+
+@contextmanager
+def progress(what, total):
+    Path(sys.argv[3]).touch()
+    yield lambda num_tokens: time.sleep(0.03)
+
+run(StudySpec.from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=progress)
 """
 
 
@@ -204,23 +212,26 @@ run(StudySpec.from_dict(json.loads(sys.argv[1])), sys.argv[2])
 def test_kill_minus_nine_at_ten_random_moments(
     finished: Study, tiny_spec: StudySpec, tmp_path: Path
 ) -> None:
-    """The oracle is the uninterrupted run; kills fall between start and end of the work."""
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", _CHILD, json.dumps(tiny_spec.to_dict()), str(out)]
-    draw = random.Random(0)
+    """The oracle is the uninterrupted run; every kill falls into the work, not the start-up."""
+    out, started = tmp_path / "run", tmp_path / "started"
+    spec = json.dumps(tiny_spec.to_dict())
+    command = [sys.executable, "-c", _CHILD, spec, str(out), str(started)]
+    draw, places = random.Random(0), set()
     for _ in range(10):
+        started.unlink(missing_ok=True)
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while child.poll() is None and not (out / "manifest.json").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0.0, 0.6))
+        while not started.exists():
+            assert child.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0.0, 0.5))
         child.send_signal(signal.SIGKILL)
         child.wait()
-        leftovers = list(out.rglob("*.parquet")) if out.exists() else []
-        for file in leftovers:
-            if not file.name.startswith("."):
-                pl.read_parquet(file)
+        whole = [file for file in out.rglob("*.parquet") if not file.name.startswith(".")]
+        for file in whole:
+            pl.read_parquet(file)
+        assert not (out / "tables" / "claims.parquet").exists()
+        places.add(len(list((out / "state").glob("*.safetensors"))))
+    assert len(places) > 2, "the kills fell at one place"
     subprocess.run(command, check=True, capture_output=True)
     assert contents(out) == contents(finished.directory)
 
