@@ -54,7 +54,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         moe_intermediate_size=1408,
         first_k_dense_replace=0,
     ),
-    "olmoe": lambda: OlmoeConfig(**_COMMON),
+    "olmoe": lambda: OlmoeConfig(**_COMMON, intermediate_size=1024),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STOCK = ("eager", "grouped_mm")
