@@ -63,6 +63,7 @@ def test_inspect_prints_what_others_rely_on(checkpoint: Path, moe) -> None:  # t
     code, out, _ = moe("inspect", checkpoint)
     assert code == 0
     assert "12 routed of width 16, top 3; 2 shared" in out
+    assert "routers and experts found in all 2 MoE layers" in out
 
 
 def test_trace_then_usage(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]

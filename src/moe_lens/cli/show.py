@@ -75,6 +75,8 @@ def model_facts(facts: ModelFacts) -> None:
         "weights": f"{_bytes(facts.bytes)} in {facts.dtype}",
         "on disk": "no weights here" if facts.stored is None else _bytes(facts.stored.bytes),
     }
+    rows["supported"] = f"routers and experts found in all {facts.num_moe_layers} MoE layers"
+    rows[""] = "loading proves the rest on the weights (docs/families.md)"
     if facts.quantization is not None:
         rows["quantised"] = facts.quantization
     table = Table(box=None, show_header=False, pad_edge=False)
