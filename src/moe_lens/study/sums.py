@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch, TokenizedCorpus
-from moe_lens.event import Field, LayerEvent, Tokens
+from moe_lens.event import Field, LayerEvent, Tokens, fields_of
 from moe_lens.lens.corpus import CorpusLens
 from moe_lens.lens.sampling import SampledPositions
 from moe_lens.lens.states import residual_scales
@@ -48,7 +48,7 @@ class PassSums:
     @property
     def fields(self) -> frozenset[Field]:
         """What the session's events must carry."""
-        wanted = frozenset[Field]().union(*(a.needs for a in self.accumulators.values()))
+        wanted = fields_of(accumulator.needs for accumulator in self.accumulators.values())
         return wanted if self.lens is None else wanted | self.lens.needs
 
     def update(self, event: LayerEvent) -> None:
