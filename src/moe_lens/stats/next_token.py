@@ -12,7 +12,7 @@ from torch import Tensor
 from moe_lens.corpus import TokenBatch
 from moe_lens.lens.decode import decode
 from moe_lens.lens.unembed import OutputHead
-from moe_lens.stats.similarity import DocumentSums
+from moe_lens.stats.document_sums import DocumentSums
 
 _LAYER = 0  # the loss belongs to the model, so its sums have one place
 

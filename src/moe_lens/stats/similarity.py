@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moe_lens.event import Field, LayerEvent
 from moe_lens.stats.accumulator import Accumulator
+from moe_lens.stats.document_sums import DocumentSums
 from moe_lens.stats.ranks import refuse_unweighted, unweighted
 from moe_lens.stats.sums import LayerSums, count_at
 
@@ -112,70 +113,6 @@ def similarities(
     defined = (rr > 0) & (h_h > 0) & (m_m > 0) & (squares[:, 0] > 0) & (norms > 0).all(1)
     names = quantities(num_slots, with_random=num_experts > num_slots)
     return Similarities(names, values.masked_fill(~defined.unsqueeze(1), 0.0), defined)
-
-
-class DocumentSums:
-    """For each layer, a row of float64 sums and a count of tokens for each document."""
-
-    def __init__(self) -> None:
-        self._documents: dict[int, Int64[Tensor, " doc"]] = {}
-        self._counts: dict[int, Int64[Tensor, " doc"]] = {}
-        self._sums: dict[int, Float64[Tensor, "doc quantity"]] = {}
-
-    def add(
-        self,
-        layer: int,
-        documents: Int[Tensor, " tok"],
-        values: Float64[Tensor, "tok quantity"],
-        counts: Int64[Tensor, " tok"] | None = None,
-    ) -> None:
-        """Add a row of values for each token (or, with counts, for several tokens at once)."""
-        documents, values = documents.cpu().long(), values.cpu()
-        counts = torch.ones_like(documents) if counts is None else counts.cpu()
-        if layer in self._documents:
-            documents = torch.cat([self._documents[layer], documents])
-            counts = torch.cat([self._counts[layer], counts])
-            values = torch.cat([self._sums[layer], values])
-        unique, row = documents.unique(return_inverse=True)
-        self._documents[layer] = unique
-        self._counts[layer] = torch.zeros_like(unique).index_add_(0, row, counts)
-        empty = values.new_zeros(len(unique), values.shape[1])
-        self._sums[layer] = empty.index_add_(0, row, values)
-
-    def merge(self, other: DocumentSums) -> None:
-        """Add another's sums."""
-        for layer, documents in other._documents.items():
-            self.add(layer, documents, other._sums[layer], other._counts[layer])
-
-    def rows(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Documents in rising order, their counts and their sums."""
-        return self._documents[layer], self._counts[layer], self._sums[layer]
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers seen so far, in rising order."""
-        return tuple(sorted(self._documents))
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything, as tensors of their own."""
-        parts: dict[str, Tensor] = {}
-        for layer in self.layers:
-            parts[f"documents.{layer}"] = self._documents[layer].clone()
-            parts[f"document_counts.{layer}"] = self._counts[layer].clone()
-            parts[f"document_sums.{layer}"] = self._sums[layer].clone()
-        return parts
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> DocumentSums:
-        """The sums that `state` came from; other names are passed over."""
-        sums = cls()
-        for key, documents in state.items():
-            head, _, layer = key.partition(".")
-            if head == "documents":
-                sums._documents[int(layer)] = documents.clone()
-                sums._counts[int(layer)] = state[f"document_counts.{layer}"].clone()
-                sums._sums[int(layer)] = state[f"document_sums.{layer}"].clone()
-        return sums
 
 
 @final
