@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from moe_lens.errors import InputError
 from moe_lens.report import catalog, html
 from moe_lens.report.export import FORMATS, Picture, pdf, picture, png
 from moe_lens.report.tables import Run, read_run
+from moe_lens.writing import whole
 
 
 def write_report(directory: str | Path, *, figures: Iterable[str] = FORMATS) -> Path:
@@ -45,7 +45,7 @@ def write_report(directory: str | Path, *, figures: Iterable[str] = FORMATS) -> 
     page = html.render(run, pictures)
     _write_figures(run, pictures, wanted)
     path = run.directory / "report.html"
-    _replace(path, page.encode())
+    _write(path, page.encode())
     return path
 
 
@@ -64,13 +64,11 @@ def _write_figures(run: Run, pictures: dict[str, Picture], formats: list[str]) -
             if drawn is None or form not in formats:
                 path.unlink(missing_ok=True)
             elif form == "csv":
-                _replace(path, figure.excerpt(run.tables[figure.table]).write_csv().encode())
+                _write(path, figure.excerpt(run.tables[figure.table]).write_csv().encode())
             else:
-                _replace(path, _MAKERS[form](drawn.svg))
+                _write(path, _MAKERS[form](drawn.svg))
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that no half file is ever seen."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+def _write(path: Path, content: bytes) -> None:
+    with whole(path) as beside:
+        beside.write_bytes(content)

@@ -1,9 +1,8 @@
-"""Files of a run: written whole or not at all."""
+"""Files of a run: where they are, and how each kind is written."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import polars as pl
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from moe_lens.writing import whole
 
 MANIFEST = "manifest.json"
 TABLES = "tables"
@@ -20,13 +21,15 @@ STATE = "state"
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """JSON that a person can read, keys in order."""
     text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file."""
     plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda temporary: save_file(plain, temporary))
+    with whole(path) as beside:
+        save_file(plain, beside)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -36,14 +39,5 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """A Parquet file; the same table gives the same bytes."""
-    _replace(path, lambda temporary: table.write_parquet(temporary, compression="zstd"))
-
-
-def _replace(path: Path, write: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as beside:
+        table.write_parquet(beside, compression="zstd")
