@@ -22,6 +22,7 @@ from moe_lens.errors import InputError
 from moe_lens.event import Field
 from moe_lens.loading import load_model
 from moe_lens.observing import record, tokens_of
+from moe_lens.study.chunks import chunks
 from moe_lens.study.result import Study
 from moe_lens.study.run import run
 from moe_lens.study.spec import StudySpec
@@ -256,11 +257,10 @@ def test_a_k_above_the_models_is_refused(tiny_spec: StudySpec, tmp_path: Path) -
 
 
 def test_batches_of_a_chunk_are_those_of_the_corpus(tiny_spec: StudySpec) -> None:
-    from moe_lens.study.passes import chunks
-
     model = load_model(tiny_spec.model.model)
     tokenized = tokens_of(model, load_corpus(tiny_spec.text.corpus))
-    grouped = list(chunks(tokenized, tiny_spec))
+    sizes = {"batch_tokens": tiny_spec.batch_tokens, "chunk_tokens": tiny_spec.chunk_tokens}
+    grouped = list(chunks(tokenized, **sizes))
     assert len(grouped) > 2
     flat = [batch.input_ids.tolist() for chunk in grouped for batch in chunk]
     plain = batches(tokenized, batch_tokens=tiny_spec.batch_tokens)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import final
 
 import polars as pl
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
@@ -15,6 +15,11 @@ from moe_lens.lens.unembed import OutputHead
 from moe_lens.stats.document_sums import DocumentSums
 
 _LAYER = 0  # the loss belongs to the model, so its sums have one place
+
+
+def predicted(batch: TokenBatch) -> Bool[Tensor, "seq next"]:
+    """Which places from the second on hold a counted token that another token comes before."""
+    return batch.counted[:, 1:] & batch.attention_mask[:, 1:] & batch.attention_mask[:, :-1]
 
 
 def next_token_nll(
@@ -70,7 +75,7 @@ class NextTokenLoss:
                 f"hidden states of {tuple(hidden.shape[:2])} places do not fit a batch of "
                 f"{tuple(batch.input_ids.shape)}; give what the session returned for this batch"
             )
-        told = batch.counted[:, 1:] & batch.attention_mask[:, 1:] & batch.attention_mask[:, :-1]
+        told = predicted(batch)
         if not bool(told.any()):
             return
         targets = batch.input_ids[:, 1:][told].to(hidden.device)

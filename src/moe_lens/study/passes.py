@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from moe_lens.corpus import TokenBatch, TokenizedCorpus, batches
+from moe_lens.corpus import TokenizedCorpus
 from moe_lens.engine.session import Session
 from moe_lens.models.model import MoEModel
 from moe_lens.policies import Identity, KeepTopK, Policy, Renorm
+from moe_lens.study.chunks import Progress, undone
 from moe_lens.study.files import STATE, read_tensors, write_table, write_tensors
 from moe_lens.study.spec import StudySpec
 from moe_lens.study.sums import PassSums
-
-Progress = Callable[[int], None]
 
 FULL = "full"
 
@@ -63,20 +62,6 @@ def passes_of(
     return found
 
 
-def chunks(tokenized: TokenizedCorpus, spec: StudySpec) -> Iterator[list[TokenBatch]]:
-    """Batches in groups of about `spec.chunk_tokens`, the same every time."""
-    held: list[TokenBatch] = []
-    size = 0
-    for batch in batches(tokenized, batch_tokens=spec.batch_tokens):
-        held.append(batch)
-        size += batch.num_tokens
-        if size >= spec.chunk_tokens:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
 def run_pass(
     one: Pass,
     model: MoEModel,
@@ -87,11 +72,15 @@ def run_pass(
     progress: Progress,
 ) -> None:
     """Do the chunks that are not on disk yet."""
-    for index, chunk in enumerate(chunks(tokenized, spec)):
-        sums_file, lens_file = _files(directory, one, index)
-        if sums_file.exists():
-            progress(sum(batch.num_tokens for batch in chunk))
-            continue
+    chunks = undone(
+        tokenized,
+        batch_tokens=spec.batch_tokens,
+        chunk_tokens=spec.chunk_tokens,
+        is_done=lambda index: _files(directory, one, index)[0].exists(),
+        progress=progress,
+    )
+    for chunk in chunks:
+        sums_file, lens_file = _files(directory, one, chunk.index)
         sums = one.make()
         with Session(
             model,
@@ -100,7 +89,7 @@ def run_pass(
             policy=one.policy,
             probe_seed=one.probe_seed,
         ) as session:
-            for batch in chunk:
+            for batch in chunk.batches:
                 sums.finish(batch, session.run(batch))
                 progress(batch.num_tokens)
         rows = sums.lens_rows()
