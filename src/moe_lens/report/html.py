@@ -14,16 +14,15 @@ import vl_convert
 from markupsafe import Markup
 
 from moe_lens.report import catalog, findings
-from moe_lens.report.catalog import Figure
 from moe_lens.report.embed import by_column, script_json
 from moe_lens.report.export import Picture
 from moe_lens.report.grid import Grid, read_grid
+from moe_lens.report.section import Figure, LensGrid, Listing, Part
 from moe_lens.report.tables import Run
 from moe_lens.report.theme import THEMES, chart_config
 from moe_lens.report.words import cell, flatten, heading, manifest_value, model_name
 
 MAX_TABLE_ROWS = 200
-MAX_PAIRS = 25
 MAX_MANIFEST_LINES = 200
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed;"
@@ -113,52 +112,38 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _sections(run: Run, pictures: Mapping[str, Picture], grid: Grid | None) -> list[dict[str, Any]]:
-    def shown(*figures: Figure) -> list[dict[str, Any]]:
-        return [_figure(run, figure, pictures.get(figure.name)) for figure in figures]
-
-    who: dict[str, Any] = {
-        "anchor": "who-works",
-        "heading": "Who works?",
-        "lead": "Which experts the router chooses, for each domain of text, and whether that is "
-        "more than chance.",
-        "figures": shown(
-            catalog.SPECIALIZATION,
-            catalog.HEATMAP,
-            catalog.CONCENTRATION,
-            catalog.INFORMATION,
-            catalog.OVERLAP,
-        ),
-    }
-    if "coactivation" in run.tables:
-        who["pairs"] = _pairs(run.tables["coactivation"])
-    else:
-        who["missing"] = [("Which experts work together?", run.why_absent("coactivation"))]
-    matters: dict[str, Any] = {
-        "anchor": "who-matters",
-        "heading": "Who matters?",
-        "lead": "How close one expert with the residual stream comes to the whole layer, in the "
-        "hidden space and in words, and how much of that needs no expert at all.",
-        "figures": shown(catalog.SIMILARITY, catalog.LENS_AGREEMENT, catalog.LENS_KL),
-    }
-    if grid:
-        matters["grid"] = grid
-    else:
-        missing = run.why_absent("lens_grid")
-        matters["missing"] = [("What does each part of each layer say?", missing)]
-    can_go: dict[str, Any] = {
-        "anchor": "what-can-go",
-        "heading": "What can go?",
-        "lead": "What the model loses when fewer experts work.",
-        "figures": shown(catalog.PERPLEXITY),
-    }
-    return [who, matters, can_go]
+    found = []
+    for section in catalog.SECTIONS:
+        if section.always or any(part.table in run.tables for part in section.parts):
+            parts = [_part(run, part, pictures, grid) for part in section.parts]
+            found.append(
+                {
+                    "anchor": section.anchor,
+                    "heading": section.heading,
+                    "lead": section.lead,
+                    "parts": parts,
+                }
+            )
+    return found
 
 
-def _figure(run: Run, figure: Figure, picture: Picture | None) -> dict[str, Any]:
-    common = {"name": figure.name, "heading": figure.heading, "how_to_read": figure.how_to_read}
-    if picture is None:
-        absent = run.why_absent(figure.table)
-        return common | {"svg": "", "finding": "", "absent": absent}
+def _part(
+    run: Run, part: Part, pictures: Mapping[str, Picture], grid: Grid | None
+) -> dict[str, Any]:
+    """What the template needs of a part; `kind` says how it is shown."""
+    common = {"name": part.name, "heading": part.heading, "finding": ""}
+    if part.table not in run.tables:
+        return common | {"kind": "absent", "why": run.why_absent(part.table)}
+    match part:
+        case Figure():
+            return common | _figure(run, part, pictures[part.name])
+        case Listing():
+            return common | _listing(run, part)
+        case LensGrid():
+            return common | {"kind": "grid", "grid": grid}
+
+
+def _figure(run: Run, figure: Figure, picture: Picture) -> dict[str, Any]:
     frame = run.tables[figure.table]
     excerpt = figure.excerpt(frame)
     rows = excerpt.head(MAX_TABLE_ROWS)
@@ -169,26 +154,24 @@ def _figure(run: Run, figure: Figure, picture: Picture | None) -> dict[str, Any]
         else f"{rows.height} of {excerpt.height:,} rows; all are in {whole} and "
         f"figures/{figure.name}.csv."
     )
-    return common | {
+    return _shown(rows, caption) | {
+        "kind": "figure",
+        "how_to_read": figure.how_to_read,
         "svg": Markup(picture.svg),
         "finding": figure.finding(frame),
-        "rows": rows,
-        "caption": caption,
-        "text_columns": rows.select(pl.selectors.string()).columns,
     }
 
 
-def _pairs(frame: pl.DataFrame) -> dict[str, Any]:
-    rows = (
-        frame.sort("lift", descending=True, nulls_last=True, maintain_order=True)
-        .select("layer", "expert_a", "expert_b", "num_tokens", "expected_tokens", "lift")
-        .head(MAX_PAIRS)
-    )
-    caption = (
-        f"The {rows.height} pairs with the largest lift, of {frame.height:,} in "
-        "tables/coactivation.parquet."
-    )
-    return {"rows": rows, "caption": caption}
+def _listing(run: Run, listing: Listing) -> dict[str, Any]:
+    frame = run.tables[listing.table]
+    rows = listing.excerpt(frame).head(MAX_TABLE_ROWS)
+    caption = f"{rows.height} of {frame.height:,} rows; all are in tables/{listing.table}.parquet."
+    return _shown(rows, caption) | {"kind": "listing", "how_to_read": listing.how_to_read}
+
+
+def _shown(rows: pl.DataFrame, caption: str) -> dict[str, Any]:
+    text = rows.select(pl.selectors.string()).columns
+    return {"rows": rows, "caption": caption, "text_columns": text}
 
 
 def _claims(frame: pl.DataFrame | None) -> dict[str, Any] | None:

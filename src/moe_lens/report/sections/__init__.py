@@ -1,0 +1,1 @@
+"""The sections of the report, one module each; `report.catalog` puts them in order."""

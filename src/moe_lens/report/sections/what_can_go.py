@@ -1,0 +1,29 @@
+"""What can go: what fewer active experts cost."""
+
+from __future__ import annotations
+
+from moe_lens.report import figures, findings
+from moe_lens.report.section import Figure, Section, columns
+
+PERPLEXITY = Figure(
+    "perplexity",
+    "perplexity",
+    "What do fewer active experts cost?",
+    "The model is run end to end with only its k highest-weighted experts. 1 is no loss; 1.05 is "
+    "5 % more perplexity. The lines differ in what becomes of the weights that stay.",
+    figures.perplexity,
+    findings.perplexity,
+    columns(
+        "domain", "k", "renorm", "num_documents", "num_tokens", "perplexity_tokens",
+        "perplexity_mean", "perplexity_geometric", "ratio_tokens", "ratio_tokens_low",
+        "ratio_tokens_high", "ratio_geometric", "minmax",
+    ),
+)  # fmt: skip
+
+SECTION = Section(
+    anchor="what-can-go",
+    heading="What can go?",
+    lead="What the model loses when fewer experts work.",
+    parts=(PERPLEXITY,),
+    always=True,
+)
