@@ -28,6 +28,7 @@ check: setup  ## format, lint, types, docs
 
 bench: setup  ## ratios against baselines, written to benchmarks/results/
 	$(BIN)/python -m benchmarks.observe
+	$(BIN)/python -m benchmarks.layer
 
 families: setup  ## rewrite docs/families.md from what the tests find
 	$(BIN)/python -m pytest tests/engine/test_families.py --write-families

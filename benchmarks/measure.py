@@ -1,4 +1,4 @@
-"""Interleaved medians, and the one form in which results are kept."""
+"""Interleaved medians, the machine's own ceiling, and the one form in which results are kept."""
 
 from __future__ import annotations
 
@@ -7,16 +7,41 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+GIGA = 1e9
+
+Task = Callable[[], object]
 
 
-def interleaved(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+class GemmShape(NamedTuple):
+    """A matrix product x @ w.T: x of rows x inner, w of outer x inner."""
+
+    rows: int
+    inner: int
+    outer: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one product."""
+        return 2 * self.rows * self.inner * self.outer
+
+
+CEILING_SHAPES = (
+    GemmShape(384, 2048, 2816),
+    GemmShape(1024, 2048, 2816),
+    GemmShape(2048, 2048, 2048),
+    GemmShape(4096, 2048, 5632),
+)
+"""Where processors reach their best rate with this project's widths; the fastest counts."""
+
+
+def interleaved(tasks: Mapping[str, Task], *, repeats: int) -> dict[str, float]:
     """Median seconds of each task, the tasks taking turns after one warm-up each.
 
     Turns cancel what drifts: the clock rate, and a neighbour that comes and goes. With one thread
@@ -29,12 +54,17 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], *, repeats: int) -> d
         task()
     for _ in range(repeats):
         for name, task in tasks.items():
+            _wait()
             started = now()
             task()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _wait()
             times[name].append(now() - started)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def clock() -> str:
@@ -43,11 +73,48 @@ def clock() -> str:
     return "process" if alone else "wall"
 
 
-def gemm_rate(dtype: torch.dtype, *, rows: int, inner: int, outer: int) -> float:
-    """This process's matrix multiplication rate at one shape, in FLOP/s: the ceiling."""
-    left, right = torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
-    seconds = interleaved({"gemm": lambda: torch.nn.functional.linear(left, right)}, repeats=15)
-    return 2 * rows * inner * outer / seconds["gemm"]
+class Ceiling:
+    """The machine's matrix multiplication rate: tasks that take turns with what is measured.
+
+    Every product of a task has a weight of its own, as layers do, so that weights come from
+    memory and not from a cache.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        *,
+        device: str = "cpu",
+        shapes: Sequence[GemmShape] = CEILING_SHAPES,
+        num_products: int = 4,
+    ) -> None:
+        self._flops: dict[str, int] = {}
+        self.tasks: dict[str, Task] = {}
+        for shape in shapes:
+            x = torch.randn(shape.rows, shape.inner, device=device).to(dtype)
+            weights = [
+                torch.randn(shape.outer, shape.inner, device=device).to(dtype)
+                for _ in range(num_products)
+            ]
+            name = f"gemm {shape.rows} x {shape.inner} x {shape.outer}"
+            self._flops[name] = shape.flops * num_products
+            self.tasks[name] = _products(x, weights)
+
+    def rates(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """FLOP/s at each shape."""
+        return {name: flops / seconds[name] for name, flops in self._flops.items()}
+
+    def rate(self, seconds: Mapping[str, float]) -> float:
+        """FLOP/s at the best shape: the ceiling."""
+        return max(self.rates(seconds).values())
+
+
+def _products(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> Task:
+    def task() -> None:
+        for weight in weights:
+            torch.nn.functional.linear(x, weight)
+
+    return task
 
 
 def machine() -> str:
@@ -58,12 +125,15 @@ def machine() -> str:
         lines = cpuinfo.read_text().splitlines()
         names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         model = f"{names[0]} x {len(names)}" if names else model
+        features = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        flags = next((line.split() for line in lines if line.startswith("flags")), [])
+        model += f" ({' '.join(f for f in features if f in flags)})"
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{model}{device}; torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def save(name: str, result: Mapping[str, Any]) -> Path:
-    """Write `results/NAME.json`."""
+    """Write `results/NAME.json`; what a result says of itself goes before what is filled in."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     common = {
