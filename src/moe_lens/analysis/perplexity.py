@@ -36,7 +36,9 @@ SCHEMA = pl.Schema(
 )
 
 
-class _Ratio(NamedTuple):
+class Ratio(NamedTuple):
+    """A ratio of perplexities and its interval; None is what cannot be told."""
+
     value: float | None
     low: float | None
     high: float | None
@@ -91,14 +93,14 @@ def perplexity_table(losses: pl.DataFrame, *, full_k: int | None = None) -> pl.D
 def _row(run: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float | int | None]:
     num_tokens = run["num_tokens"].to_numpy().astype(np.float64)
     nll = run["nll_nats"].to_numpy().astype(np.float64)
-    by_tokens = by_document = _Ratio(None, None, None)
+    by_tokens = by_document = Ratio(None, None, None)
     if reference is not None:
         pairs = run.join(reference, on=["domain", "document"], suffix="_full")
         if pairs.height:
             extra = (pairs["nll_nats"] - pairs["nll_nats_full"]).to_numpy().astype(np.float64)
             tokens = pairs["num_tokens"].to_numpy().astype(np.float64)
-            by_tokens = _ratio(extra, tokens)
-            by_document = _ratio(extra / tokens, np.ones_like(tokens))
+            by_tokens = perplexity_ratio(extra, tokens)
+            by_document = perplexity_ratio(extra / tokens, np.ones_like(tokens))
     with np.errstate(over="ignore"):
         return {
             "num_documents": run.height,
@@ -116,12 +118,14 @@ def _row(run: pl.DataFrame, reference: pl.DataFrame | None) -> dict[str, float |
         }
 
 
-def _ratio(extra: Float64[np.ndarray, " doc"], weights: Float64[np.ndarray, " doc"]) -> _Ratio:
+def perplexity_ratio(
+    extra: Float64[np.ndarray, " doc"], weights: Float64[np.ndarray, " doc"]
+) -> Ratio:
     """The exponential of the mean difference: a ratio of perplexities, and its interval."""
     found = means(extra[:, None], weights)
     with np.errstate(over="ignore"):
         ends = np.exp([found.value[0], found.low[0], found.high[0]])
-    return _Ratio(*(known(float(end)) for end in ends))
+    return Ratio(*(known(float(end)) for end in ends))
 
 
 def _refuse_unpaired(losses: pl.DataFrame) -> None:
