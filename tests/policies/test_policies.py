@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from moe_lens.choice import ChoiceRule, Scoring
 from moe_lens.errors import UnsupportedModel
@@ -24,24 +23,7 @@ from moe_lens.policies import (
     RouterContext,
 )
 from moe_lens.routing import Routing
-
-SOFTMAX = ChoiceRule(Scoring.SOFTMAX, normalize=False)
-NORMALIZED = ChoiceRule(Scoring.SOFTMAX, normalize=True)
-
-
-def context(num_tokens: int, rule: ChoiceRule | None = SOFTMAX, layer: int = 0) -> RouterContext:
-    rows = torch.arange(num_tokens)
-    tokens = Tokens(ids=rows, document=rows // 3, position=rows % 3)
-    return RouterContext(layer, tokens, rule)
-
-
-def routing(probabilities: list[list[float]], k: int, rule: ChoiceRule = SOFTMAX) -> Routing:
-    scores = torch.tensor(probabilities).log()
-    choice = rule.choose(scores, k)
-    return Routing.from_choice(
-        choice.experts, choice.weights, num_experts=scores.shape[1], scores=scores
-    )
-
+from tests.policies.cases import NORMALIZED, SOFTMAX, context, decisions, routing
 
 ONE = [[0.5, 0.3, 0.15, 0.05]]
 
@@ -139,28 +121,6 @@ def test_refusals_name_the_value_and_the_rule() -> None:
         KeepTopK(1).apply(without, context(1))
     with pytest.raises(ValueError, match="3 experts to draw, but only 1 are not chosen"):
         RandomExperts(0).apply(routing(ONE, 3), context(1))
-
-
-def probabilities(draw: st.DrawFn, num_tokens: int, num_experts: int) -> Tensor:
-    seed = draw(st.integers(0, 2**31))
-    return torch.randn(num_tokens, num_experts, generator=torch.Generator().manual_seed(seed))
-
-
-@st.composite
-def decisions(draw: st.DrawFn) -> tuple[Routing, ChoiceRule]:
-    num_tokens, num_experts = draw(st.integers(1, 12)), draw(st.integers(6, 16))
-    k = draw(st.integers(2, num_experts // 2))
-    rule = ChoiceRule(
-        draw(st.sampled_from([Scoring.SOFTMAX, Scoring.SIGMOID, Scoring.CHOSEN_SOFTMAX])),
-        normalize=draw(st.booleans()),
-        scale=draw(st.sampled_from([1.0, 2.5])),
-    )
-    scores = probabilities(draw, num_tokens, num_experts)
-    choice = rule.choose(scores, k)
-    made = Routing.from_choice(
-        choice.experts, choice.weights, num_experts=num_experts, scores=scores
-    )
-    return made, rule
 
 
 @given(decisions(), st.sampled_from(list(Renorm)), st.integers(1, 8))

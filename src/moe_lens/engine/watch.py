@@ -15,7 +15,7 @@ from moe_lens.engine import experts as registry
 from moe_lens.errors import ProofFailed, UnsupportedModel
 from moe_lens.event import Field, LayerEvent, Tokens
 from moe_lens.models.model import ObservedLayer
-from moe_lens.policies import Policy, RouterContext
+from moe_lens.policies import BatchPlace, Policy, RouterContext
 from moe_lens.policies.draw import uniform_scores
 from moe_lens.routing import Routing
 
@@ -29,8 +29,10 @@ _NEED_SHARED = frozenset({Field.GRAM, Field.SHARED, Field.BLOCK_OUTPUT})
 class Rows:
     """The batch's tokens in the flat order in which blocks see them, and which of them count."""
 
-    def __init__(self, tokens: Tokens, counted: Bool[Tensor, " tok"]) -> None:
-        self.all = tokens
+    def __init__(
+        self, tokens: Tokens, counted: Bool[Tensor, " tok"], place: BatchPlace | None = None
+    ) -> None:
+        self.all, self.place = tokens, place
         self.counted = None if bool(counted.all()) else counted.nonzero().squeeze(1)
         self.events = Tokens(
             ids=self.pick(tokens.ids),
@@ -46,7 +48,13 @@ class Rows:
             document=batch.document.to(device).reshape(-1),
             position=batch.position.to(device).reshape(-1),
         )
-        return Rows(tokens, batch.counted.to(device).reshape(-1))
+        sequences, width = batch.input_ids.shape
+        place = BatchPlace(
+            sequence=torch.arange(sequences, device=device).repeat_interleave(width),
+            column=torch.arange(width, device=device).repeat(sequences),
+            real=batch.attention_mask.to(device).reshape(-1),
+        )
+        return Rows(tokens, batch.counted.to(device).reshape(-1), place)
 
     def pick(self, values: Tensor) -> Tensor:
         """The rows that count."""
@@ -121,7 +129,9 @@ class LayerWatch:
             own = Routing.from_choice(
                 experts, weights, num_experts=self.modules.num_experts, scores=scores
             )
-            context = RouterContext(self.modules.index, self.rows.all, self.facts.rule)
+            context = RouterContext(
+                self.modules.index, self.rows.all, self.facts.rule, self.rows.place
+            )
             routing = policy.apply(own, context)
             self._routing, self._sent = routing, self._send(routing)
             self._tap.active = self._sent.active

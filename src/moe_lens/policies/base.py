@@ -7,13 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moe_lens.choice import ChoiceRule
 from moe_lens.errors import UnsupportedModel
 from moe_lens.event import Tokens
 from moe_lens.routing import Routing
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlace:
+    """Where the rows of a decision stand in the batch that runs at once.
+
+    Attributes:
+        sequence: The row of the batch.
+        column: The place in that row.
+        real: False in padding.
+    """
+
+    sequence: Int[Tensor, " tok"]
+    column: Int[Tensor, " tok"]
+    real: Bool[Tensor, " tok"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +40,13 @@ class RouterContext:
         tokens: Where the rows come from; a random policy draws by document and position, so that
             its choice does not depend on batching.
         rule: The layer's proven choice rule, or None where none reproduces the router.
+        place: Where the rows stand in their batch; None where there is no batch, as in a trace.
     """
 
     layer: int
     tokens: Tokens
     rule: ChoiceRule | None
+    place: BatchPlace | None = None
 
 
 class Policy(ABC):
@@ -79,6 +96,18 @@ def chosen_anew(routing: Routing, rule: ChoiceRule, num_active: int) -> Routing:
     weights[:, :num_active] = choice.weights.to(weights.dtype)
     rank = torch.arange(routing.num_slots, device=experts.device)
     active = (rank < num_active).expand_as(experts)
+    return routing.with_slots(experts=experts, weights=weights, active=active)
+
+
+def each_chosen_anew(routing: Routing, rule: ChoiceRule, counts: Int[Tensor, " tok"]) -> Routing:
+    """The choice of `counts` experts for each token; a token that loses none is left as it is."""
+    experts, weights = routing.experts.clone(), routing.weights.clone()
+    active = routing.active.clone()
+    fewer = counts < routing.active.sum(dim=-1)
+    for count in counts[fewer].unique().tolist():
+        rows = (fewer & (counts == count)).nonzero().squeeze(1)
+        chosen = chosen_anew(routing.select(rows), rule, count)
+        experts[rows], weights[rows], active[rows] = chosen.experts, chosen.weights, chosen.active
     return routing.with_slots(experts=experts, weights=weights, active=active)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from moe_lens.policies.base import Policy, RouterContext, chosen_anew, rule_and_scores
 from moe_lens.routing import Routing
@@ -22,6 +24,20 @@ class Renorm(enum.Enum):
     """Scaled so that they sum to what the full choice summed to."""
     NONE = "none"
     """As they were."""
+
+
+def kept_slots(routing: Routing, kept: Bool[Tensor, "*tok slot"], renorm: Renorm) -> Routing:
+    """Only some of the active slots, their weights as they were or scaled to the full sum.
+
+    With `Renorm.NATIVE` weights are as they were: a new choice is for the caller to make.
+    """
+    kept = routing.active & kept
+    weights = routing.weights
+    if renorm is Renorm.KEEP_MASS:
+        left = weights.masked_fill(~kept, 0.0).sum(dim=-1, keepdim=True)
+        full = weights.sum(dim=-1, keepdim=True)
+        weights = weights * torch.where(left > 0, full / left, 1.0)
+    return routing.with_slots(weights=weights, active=kept)
 
 
 @final
@@ -56,13 +72,7 @@ class KeepTopK(Policy):
             )
             return chosen_anew(replace(routing, scores=scores), rule, self.k)
         rank = torch.arange(routing.num_slots, device=routing.experts.device)
-        kept = routing.active & (rank < self.k)
-        weights = routing.weights
-        if self.renorm is Renorm.KEEP_MASS:
-            left = weights.masked_fill(~kept, 0.0).sum(dim=-1, keepdim=True)
-            full = weights.sum(dim=-1, keepdim=True)
-            weights = weights * torch.where(left > 0, full / left, 1.0)
-        return routing.with_slots(weights=weights, active=kept)
+        return kept_slots(routing, rank < self.k, self.renorm)
 
     def describe(self) -> Mapping[str, object]:
         """Name, k and renorm."""
