@@ -60,6 +60,7 @@ class LayerEvent:
         resid_mid: The residual stream after attention, the input of the norm before the block.
         block_output: What the MoE block returned: routed and shared together.
         layer_output: The residual stream after the layer.
+        batch: Place of the batch among those that go through layers together; 0 where it is alone.
     """
 
     layer: int
@@ -71,6 +72,7 @@ class LayerEvent:
     resid_mid: Float[Tensor, "tok d_model"] | None = None
     block_output: Float[Tensor, "tok d_model"] | None = None
     layer_output: Float[Tensor, "tok d_model"] | None = None
+    batch: int = 0
 
 
 def fields_of(needs: Iterable[frozenset[Field]]) -> frozenset[Field]:

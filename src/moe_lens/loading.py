@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,6 +16,9 @@ from moe_lens.models.model import MoEModel
 
 EMBEDDED = "demo"
 """Names the small trained model that comes with the package."""
+
+Engine = Literal["auto", "resident", "streaming"]
+ENGINES: tuple[Engine, ...] = ("auto", "resident", "streaming")
 
 _DTYPES = {
     "float32": torch.float32,
@@ -31,6 +35,7 @@ def load_model(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    engine: Engine = "resident",
 ) -> MoEModel:
     """Load a Mixture-of-Experts model and prove that what is observed of it is right.
 
@@ -44,6 +49,8 @@ def load_model(
         trust_remote_code: Whether Python code that comes with the checkpoint may run, with your
             rights. Never needed for the families of docs/families.md.
         revision: Branch, tag or commit of a hub id.
+        engine: "resident" (all weights in memory) or "streaming" (one decoder layer at a time;
+            same events, same results, for models that are larger than the memory).
 
     Raises:
         CheckpointError: The checkpoint is missing, cut short, damaged, or not of one piece.
@@ -65,6 +72,7 @@ def load_model(
         dtype=_dtype(dtype),
         device=_device(device),
         trust_remote_code=trust_remote_code,
+        streaming=engine == "streaming",
     )
     return prove(model)
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
+from moe_lens.engine.layers import decoder_layers, last_hidden
 from moe_lens.event import LayerEvent
 from moe_lens.models.model import MoEModel
 from moe_lens.models.structure import MoELayer
@@ -26,16 +27,17 @@ from moe_lens.models.structure import MoELayer
 class Passed:
     """The first tensor into and out of the modules of one decoder layer during a run.
 
-    `calls` holds all arguments, with which a module can be called again.
+    `calls` holds all arguments, with which a module can be called again, `outputs` all it gave.
     """
 
     into: dict[nn.Module, Tensor] = field(default_factory=dict)
     out_of: dict[nn.Module, Tensor] = field(default_factory=dict)
     calls: dict[nn.Module, tuple[Any, Any]] = field(default_factory=dict)
+    outputs: dict[nn.Module, Any] = field(default_factory=dict)
 
 
 class StockRun(NamedTuple):
-    """An untouched forward pass: its last hidden states, and what each MoE layer passed."""
+    """An untouched forward pass: its last hidden states, and what every decoder layer passed."""
 
     hidden: Float[Tensor, "seq pos d_model"]
     passed: list[Passed]
@@ -57,33 +59,61 @@ class BlockScales(NamedTuple):
     error: float
 
 
-@torch.no_grad()
-def last_hidden(model: MoEModel, batch: TokenBatch) -> Float[Tensor, "seq pos d_model"]:
-    """The model's own forward pass, up to the final norm."""
-    output = model.hf.base_model(
-        input_ids=batch.input_ids.to(model.device),
-        attention_mask=batch.attention_mask.to(model.device),
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+def stock_run(
+    model: MoEModel, batch: TokenBatch, *, visit: Callable[[int, Passed], None]
+) -> StockRun:
+    """Run the untouched model and note which tensors each decoder layer and its children pass on.
 
+    Args:
+        model: The model; the layers of one that is streamed are there while they run.
+        batch: What to run.
+        visit: Called with each layer's index and tensors right after it ran. What it makes the
+            layer do is not noted.
+    """
+    layers = decoder_layers(model)
+    passed = [Passed() for _ in layers]
+    noting = _Switch()
 
-def stock_run(model: MoEModel, batch: TokenBatch) -> StockRun:
-    """Run the untouched model and note which tensors its MoE layers' children pass on."""
-    passed = [Passed() for _ in model.layers]
+    def enter(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            if noting.on and model.store is not None:
+                model.store.load(index)
+
+        return hook
+
+    def leave(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not noting.on:
+                return
+            noting.on = False
+            visit(index, passed[index])
+            if model.store is not None:
+                model.store.release(index)
+            noting.on = True
+
+        return hook
+
     with ExitStack() as stack:
-        for seen, layer in zip(passed, model.layers, strict=True):
-            for module in (layer.modules.layer, *layer.modules.layer.children()):
-                hook = module.register_forward_hook(_note(seen), with_kwargs=True)
+        for index, (seen, layer) in enumerate(zip(passed, layers, strict=True)):
+            stack.callback(layer.register_forward_pre_hook(enter(index)).remove)
+            for module in (layer, *layer.children()):
+                hook = module.register_forward_hook(_note(seen, noting), with_kwargs=True)
                 stack.callback(hook.remove)
+            stack.callback(layer.register_forward_hook(leave(index)).remove)
         hidden = last_hidden(model, batch)
     return StockRun(hidden, passed)
 
 
-def _note(seen: Passed) -> Callable[..., None]:
+class _Switch:
+    on = True
+
+
+def _note(seen: Passed, noting: _Switch) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not noting.on:
+            return
         seen.calls[module] = (args, kwargs)
+        seen.outputs[module] = output
         into = _first(args) if args else _first(kwargs)
         out_of = _first(output)
         if isinstance(into, Tensor):

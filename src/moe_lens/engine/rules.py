@@ -81,7 +81,7 @@ def _biases(layer: MoELayer) -> Iterator[Float[Tensor, " expert"] | None]:
             is_bias = "bias" in name.rsplit(".", 1)[-1] and name.rsplit(".", 1)[-1] != "bias"
             if is_bias and tensor.numel() == layer.num_experts and id(tensor) not in seen:
                 seen.add(id(tensor))
-                yield tensor.detach().float().reshape(-1)
+                yield tensor.detach().float().reshape(-1).clone()  # a streamed layer goes
     yield None
 
 

@@ -18,6 +18,9 @@ from torch import Tensor
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.float32 import float32_parameters
+from moe_lens.engine.layers import last_hidden
+from moe_lens.engine.major import LayerMajor
+from moe_lens.engine.streams import Stream
 from moe_lens.engine.watch import LayerWatch, Rows, Sink
 from moe_lens.event import Field
 from moe_lens.models.model import MoEModel
@@ -51,7 +54,15 @@ class Session:
         float32_routers: bool = True,
         probe_seed: int | None = None,
     ) -> None:
+        if model.store is not None and not float32_routers:
+            raise ValueError("the routers of a model that is streamed compute in float32")
         self._model = model
+        self._stream = Stream(
+            policy=Identity() if policy is None else policy,
+            sink=sink,
+            fields=frozenset(fields),
+            probe_seed=probe_seed,
+        )
         self._policy = Identity() if policy is None else policy
         self._float32_routers = float32_routers
         self._stack = ExitStack()
@@ -63,6 +74,8 @@ class Session:
         ]
 
     def __enter__(self) -> Session:
+        if self._model.store is not None:
+            return self  # its layers are hooked as they come
         try:
             self._install()
         except BaseException:
@@ -100,15 +113,13 @@ class Session:
     def run(self, batch: TokenBatch) -> Float[Tensor, "seq pos d_model"]:
         """Send a batch through; events reach the sink on the way.
 
+        Each call reads all weights of a model that is streamed: `sweep` takes many batches.
+
         Returns:
             The last hidden states, after the final norm, padding included.
         """
+        if self._model.store is not None:
+            (swept,) = LayerMajor(self._model, [batch], [self._stream]).run()
+            return swept.hidden[0]
         self.expect(batch)
-        device = self._model.device
-        output = self._model.hf.base_model(
-            input_ids=batch.input_ids.to(device),
-            attention_mask=batch.attention_mask.to(device),
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+        return last_hidden(self._model, batch)

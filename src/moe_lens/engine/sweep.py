@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
+from moe_lens.engine.major import LayerMajor
 from moe_lens.engine.session import Session
-from moe_lens.engine.watch import Sink
+from moe_lens.engine.streams import Stream, Swept
 from moe_lens.errors import InputError
-from moe_lens.event import Field, LayerEvent
 from moe_lens.models.model import MoEModel
-from moe_lens.policies import Identity, Policy
 
-
-def ignore(event: LayerEvent) -> None:
-    """The sink of a stream whose events nobody wants."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One way of routing the text: a residual stream of its own.
-
-    Attributes:
-        policy: Replaces each router's decision.
-        sink: Called with every MoE layer's event. Events of one batch come in layer order; those
-            of several batches may interleave. Tensors are views of buffers that are reused.
-        fields: What events carry beyond the routing.
-        probe_seed: Of the random control; see `Session`.
-    """
-
-    policy: Policy = Identity()  # noqa: RUF009 - a frozen value
-    sink: Sink = ignore
-    fields: frozenset[Field] = frozenset()
-    probe_seed: int | None = None
-
-
-class Swept(NamedTuple):
-    """A batch that went through every stream.
-
-    Attributes:
-        batch: The batch.
-        hidden: For each stream, the last hidden states, after the final norm, padding included.
-    """
-
-    batch: TokenBatch
-    hidden: tuple[Float[Tensor, "seq pos d_model"], ...]
+__all__ = ["Stream", "Swept", "sweep"]
 
 
 def sweep(
@@ -66,8 +31,21 @@ def sweep(
     """
     if not streams:
         raise InputError("a sweep needs at least one stream")
+    if model.stack is not None:
+        for slab in _slabs(model, token_batches):
+            yield from LayerMajor(model, slab, streams).run()
+        return
     for batch in token_batches:
         yield Swept(batch, tuple(_alone(model, batch, stream) for stream in streams))
+
+
+def _slabs(model: MoEModel, token_batches: Iterable[TokenBatch]) -> Iterator[list[TokenBatch]]:
+    """Batches that go through the layers together: all of them where layers come from disk."""
+    if model.store is not None:
+        yield list(token_batches)
+        return
+    for batch in token_batches:
+        yield [batch]
 
 
 def _alone(model: MoEModel, batch: TokenBatch, stream: Stream) -> Float[Tensor, "seq pos d_model"]:

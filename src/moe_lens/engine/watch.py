@@ -30,8 +30,14 @@ class Rows:
     """The batch's tokens in the flat order in which blocks see them, and which of them count."""
 
     def __init__(
-        self, tokens: Tokens, counted: Bool[Tensor, " tok"], place: BatchPlace | None = None
+        self,
+        tokens: Tokens,
+        counted: Bool[Tensor, " tok"],
+        place: BatchPlace | None = None,
+        *,
+        batch: int = 0,
     ) -> None:
+        self.batch = batch
         self.all, self.place = tokens, place
         self.counted = None if bool(counted.all()) else counted.nonzero().squeeze(1)
         self.events = Tokens(
@@ -41,8 +47,8 @@ class Rows:
         )
 
     @staticmethod
-    def of(batch: TokenBatch, device: torch.device) -> Rows:
-        """The rows of a batch, on the model's device."""
+    def of(batch: TokenBatch, device: torch.device, *, number: int = 0) -> Rows:
+        """The rows of a batch, on the model's device; `number` is the batch's among several."""
         tokens = Tokens(
             ids=batch.input_ids.to(device).reshape(-1),
             document=batch.document.to(device).reshape(-1),
@@ -54,17 +60,27 @@ class Rows:
             column=torch.arange(width, device=device).repeat(sequences),
             real=batch.attention_mask.to(device).reshape(-1),
         )
-        return Rows(tokens, batch.counted.to(device).reshape(-1), place)
+        return Rows(tokens, batch.counted.to(device).reshape(-1), place, batch=number)
 
     def pick(self, values: Tensor) -> Tensor:
         """The rows that count."""
         return values if self.counted is None else values.index_select(0, self.counted)
 
 
-class _Sent(NamedTuple):
+class Sent(NamedTuple):
+    """What a layer's experts are given."""
+
     experts: Int[Tensor, "tok slot"]
     weights: Float[Tensor, "tok slot"]
     active: Bool[Tensor, "tok slot"] | None
+
+
+class Decision(NamedTuple):
+    """A router's own decision, where it was made, and what the policy made the experts get."""
+
+    own: Routing
+    context: RouterContext
+    sent: Sent
 
 
 class LayerWatch:
@@ -85,7 +101,8 @@ class LayerWatch:
         self._fields, self._sink, self._probe_seed = fields, sink, probe_seed
         self._tap = registry.ExpertsTap(workspace)
         self._routing: Routing | None = None
-        self._sent: _Sent | None = None
+        self._sent: Sent | None = None
+        self.on_decided: Callable[[Decision], None] | None = None
         self._parts: dict[str, Tensor] = {}
         missing = sorted(f.value for f in fields - self.facts.fields)
         if missing:
@@ -133,17 +150,19 @@ class LayerWatch:
                 self.modules.index, self.rows.all, self.facts.rule, self.rows.place
             )
             routing = policy.apply(own, context)
-            self._routing, self._sent = routing, self._send(routing)
+            self._routing, self._sent = routing, self.send(routing)
             self._tap.active = self._sent.active
+            if self.on_decided is not None:
+                self.on_decided(Decision(own, context, self._sent))
             return scores, self._sent.weights, self._sent.experts
 
         return hook
 
-    def _send(self, routing: Routing) -> _Sent:
+    def send(self, routing: Routing) -> Sent:
         """What the experts get: the routing, and with a probe one more slot at weight 0."""
         active = None if bool(routing.active.all()) else routing.active
         if self._probe_seed is None:
-            return _Sent(routing.experts, routing.weights, active)
+            return Sent(routing.experts, routing.weights, active)
         draws = uniform_scores(
             self.rows.all,
             num_experts=routing.num_experts,
@@ -154,7 +173,7 @@ class LayerWatch:
         if active is not None:
             active = torch.cat([active, torch.ones_like(active[:, :1])], dim=1)
         weights = torch.cat([routing.weights, torch.zeros_like(routing.weights[:, :1])], dim=1)
-        return _Sent(torch.cat([routing.experts, probe], dim=1), weights, active)
+        return Sent(torch.cat([routing.experts, probe], dim=1), weights, active)
 
     def _keep_input(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -197,6 +216,7 @@ class LayerWatch:
                 resid_mid=self._part(Field.RESID_MID, self._parts.get("resid_mid")),
                 block_output=self._part(Field.BLOCK_OUTPUT, self._block_output(shared)),
                 layer_output=self._part(Field.LAYER_OUTPUT, self._parts.get("layer")),
+                batch=rows.batch,
             )
         )
         self._routing = self._sent = tap.states = tap.experts = tap.weights = None

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
+from moe_lens.engine.layers import ends_of
 from moe_lens.engine.proof import probe_batch
 from moe_lens.engine.recorder import Recorder
 from moe_lens.engine.session import Session
@@ -102,10 +103,8 @@ def find_head(model: MoEModel) -> OutputHead:
             f"be decoded to tokens"
         )
     batch = probe_batch(model)
-    ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
-    call = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-    hidden: Tensor = model.hf.base_model(**call).last_hidden_state
-    logits: Tensor = model.hf(**call).logits.double()
+    ends = ends_of(model, batch)
+    hidden, logits = ends.hidden, ends.logits.double()
     ours = nn.functional.linear(hidden, linear.weight, linear.bias).double()
     if ours.shape != logits.shape:
         raise UnsupportedModel(
@@ -158,12 +157,19 @@ class _Probe(NamedTuple):
 
 
 def _observe_last(model: MoEModel, batch: TokenBatch, last: int) -> _Probe:
+    if model.stack is not None and Field.LAYER_OUTPUT in model.fields:
+        hidden = ends_of(model, batch).hidden
+        return _Probe(_flat(model.stack.probe), _flat(hidden))
     recorder = Recorder({Field.LAYER_OUTPUT})
     with Session(model, sink=recorder.update, fields=recorder.fields) as session:
         hidden = session.run(batch)
     event = next(event for event in recorder.events if event.layer == last)
     assert event.layer_output is not None
-    return _Probe(event.layer_output, hidden.reshape(-1, hidden.shape[-1]))
+    return _Probe(event.layer_output, _flat(hidden))
+
+
+def _flat(hidden: Tensor) -> Tensor:
+    return hidden.reshape(-1, hidden.shape[-1])
 
 
 def _last_layer(model: MoEModel) -> tuple[int, dict[str, nn.Module]]:

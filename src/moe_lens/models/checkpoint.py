@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,6 +17,7 @@ from transformers import (
 from moe_lens.errors import CheckpointError
 from moe_lens.models.model import LayerFacts, MoEModel, ObservedLayer
 from moe_lens.models.shards import weight_files
+from moe_lens.models.store import LayerStore, only_outside_layers
 from moe_lens.models.structure import find_moe_layers
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -29,6 +31,7 @@ def open_model(
     dtype: torch.dtype | None,
     device: torch.device,
     trust_remote_code: bool = False,
+    streaming: bool = False,
 ) -> MoEModel:
     """Load a checkpoint and find its MoE layers; nothing is proven of them yet.
 
@@ -39,6 +42,7 @@ def open_model(
         dtype: Of the loaded weights; None for the checkpoint's own.
         device: Where the weights go.
         trust_remote_code: Whether code that comes with the checkpoint may run.
+        streaming: Whether decoder layers stay on disk until the engine asks for them.
 
     Raises:
         CheckpointError: Weights are missing, cut short, of another shape, or not finite, or the
@@ -46,18 +50,33 @@ def open_model(
         UnsupportedModel: The model's experts cannot be observed.
     """
     weight_files(directory)
-    hf = _load(directory, config, dtype=dtype, trust_remote_code=trust_remote_code)
+    store: LayerStore | None = None
+    if streaming:
+        with only_outside_layers() as stores:
+            hf = _load(directory, config, dtype=dtype, trust_remote_code=trust_remote_code)
+        (store,) = stores
+        store.device = device
+    else:
+        hf = _load(directory, config, dtype=dtype, trust_remote_code=trust_remote_code)
     modules = find_moe_layers(hf)
     check_finite(hf, source)
     tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
     if tokenizer is not None:
         check_vocabulary(tokenizer, hf, source)
     return MoEModel(
-        hf=hf.to(device).eval(),
+        hf=(hf.to(device) if store is None else _outside_to(hf, device)).eval(),
         tokenizer=tokenizer,
         layers=tuple(ObservedLayer(layer, LayerFacts()) for layer in modules),
         source=source,
+        store=store,
     )
+
+
+def _outside_to(hf: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move what is there: everything but the decoder layers' weights."""
+    if device.type != "cpu":
+        hf._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+    return hf
 
 
 def _load(
@@ -93,20 +112,25 @@ def _load(
     return model
 
 
-def check_finite(hf: PreTrainedModel, source: str) -> None:
-    """Prove that no weight is NaN or infinite.
+def check_finite(hf: nn.Module, source: str, *, prefix: str = "") -> None:
+    """Prove that no weight at hand is NaN or infinite.
+
+    Args:
+        hf: The model, or a part of it.
+        source: What the user named.
+        prefix: Path of the part, with a dot at the end.
 
     Raises:
         CheckpointError: One is; the message names the tensor.
     """
     for name, tensor in hf.named_parameters():
-        if tensor.numel() == 0:
+        if tensor.numel() == 0 or tensor.is_meta:
             continue
         low, high = torch.aminmax(tensor.detach())
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise CheckpointError(
-                f"{source}: the weight {name} holds a value that is not finite; the file is "
-                f"damaged, or was saved from a run that diverged"
+                f"{source}: the weight {prefix}{name} holds a value that is not finite; the "
+                f"file is damaged, or was saved from a run that diverged"
             )
 
 

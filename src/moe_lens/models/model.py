@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moe_lens.choice import ChoiceRule
 from moe_lens.event import Field
+from moe_lens.models.store import LayerStore
 from moe_lens.models.structure import MoELayer
 
 
@@ -45,6 +46,21 @@ class ObservedLayer:
     facts: LayerFacts
 
 
+@dataclass(frozen=True, eq=False)
+class LayerStack:
+    """The decoder layers, proven to need nothing of each other but the residual stream.
+
+    Attributes:
+        name: Path of the list that holds them.
+        layers: The layers, dense ones included.
+        probe: The residual stream that leaves the last layer for the batch of the load-time proof.
+    """
+
+    name: str
+    layers: tuple[nn.Module, ...]
+    probe: Tensor
+
+
 @dataclass(frozen=True)
 class Check:
     """One law of the load-time proof: the largest error seen, relative to the largest value."""
@@ -64,6 +80,10 @@ class MoEModel:
         layers: Its MoE layers in order.
         source: The path or hub id it came from.
         checks: What the load-time proof checked.
+        stack: Its decoder layers, if they can be run one after another over many batches; None
+            where layers share more than the residual stream.
+        store: Where decoder layers come from when they are needed, in a model that is streamed;
+            None for a model that is resident, all of its weights in memory.
     """
 
     hf: PreTrainedModel
@@ -71,6 +91,8 @@ class MoEModel:
     layers: tuple[ObservedLayer, ...]
     source: str
     checks: tuple[Check, ...] = ()
+    stack: LayerStack | None = None
+    store: LayerStore | None = None
 
     @property
     def model_type(self) -> str:

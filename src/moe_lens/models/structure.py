@@ -8,6 +8,7 @@ is a claim; `engine.proof` puts it to the test on a batch before any number is r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -75,6 +76,11 @@ def find_moe_layers(model: PreTrainedModel) -> tuple[MoELayer, ...]:
     if not paths:
         raise UnsupportedModel(_no_experts(model))
     return tuple(sorted((_moe_layer(model, path) for path in paths), key=lambda found: found.index))
+
+
+def stack_name(layers: Sequence[MoELayer]) -> str:
+    """Path of the list that holds the decoder layers."""
+    return layers[0].name.rpartition(".")[0]
 
 
 def _no_experts(model: PreTrainedModel) -> str:
