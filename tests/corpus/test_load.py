@@ -202,7 +202,7 @@ class TestDirectory:
 
 
 def test_path_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"nowhere does not exist\. Give a file .* or 'demo'"):
+    with pytest.raises(CorpusError, match=r"nowhere does not exist\. Give a file .* 'demo' .* hub"):
         load_corpus(tmp_path / "nowhere")
 
 

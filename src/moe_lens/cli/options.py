@@ -35,9 +35,11 @@ TrustOption = Annotated[
     typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),
 ]
 
-CorpusOption = Annotated[
-    str, typer.Option(help="Text file, .jsonl, .parquet, a directory of them, or `demo`.")
-]
+CORPUS_HELP = (
+    "Text file, .jsonl, .parquet, a directory of them, or `demo`; of the hub (docs/corpora.md): "
+    "`paper`, hub:OWNER/NAME@SPLIT#FIELD, or a .toml of several."
+)
+CorpusOption = Annotated[str, typer.Option(help=CORPUS_HELP)]
 SplitOption = Annotated[Split, typer.Option(help="What in a text file is a document.")]
 FieldOption = Annotated[str, typer.Option(help="Field or column that holds the text.")]
 MaxDocumentsOption = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,7 @@ class Corpus:
         num_blank: Documents left out because they held nothing but white space.
         ignored: Names of files in a directory that are of no kind that can be read.
         sampling: How documents were chosen, in words; None where no limit was set.
+        hub: Of each domain that came from the hub: data set, commit, fields, licence.
     """
 
     documents: tuple[Document, ...]
@@ -44,6 +45,7 @@ class Corpus:
     num_blank: int = 0
     ignored: tuple[str, ...] = ()
     sampling: str | None = None
+    hub: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.documents)

@@ -1,4 +1,4 @@
-"""`load_corpus`: files and directories into a `Corpus`."""
+"""`load_corpus`: files, directories and data sets of the hub into a `Corpus`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 
 from moe_lens.corpus.documents import Corpus, Document
 from moe_lens.corpus.formats import READERS, SPLITS, ReadOptions, Split
+from moe_lens.corpus.hub import Datasets, hub_corpus
+from moe_lens.corpus.recipes import is_hub, recipes_of
 from moe_lens.errors import CorpusError
 
 DEMO = "demo"
@@ -27,23 +29,27 @@ def load_corpus(
     max_documents: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Read text from a file or a directory, as documents that each belong to a domain.
+    """Read text from files or from the hub, as documents that each belong to a domain.
 
     A file is one domain, named by its stem. A directory holds one domain per file, and one per
     sub-directory, whose files (at any depth) are then that domain's. Hidden files are passed
     over, and so are files of another kind, which `Corpus.ignored` lists. Domains come sorted by
     name, documents in file order. Documents of nothing but white space are left out and counted.
 
+    From the hub come the first documents of each split, fetched as they are taken, and never code.
+
     Args:
         path: A `.txt`, `.jsonl` or `.parquet` file, a directory of them, or the string "demo"
-            for the excerpts that come with the package (`./demo` is a local directory).
+            for the excerpts that come with the package (`./demo` is a local directory). Of the
+            hub: "paper" for the paper's seven kinds of text, `hub:OWNER/NAME[:CONFIG]@SPLIT#FIELD`
+            for one data set, or a `.toml` file of such (docs/corpora.md).
         split: What one document is in a `.txt` file: the whole "file", each "line", or each
             "paragraph" (lines up to a blank one).
         field: The JSON field or Parquet column that holds the text.
         id_field: The JSON field or Parquet column that names a document, where a file has it.
-        max_documents: The most documents to take from one domain; None for all.
-        seed: Chooses which ones: those whose hash of (seed, domain, id) is lowest, so that the
-            choice depends neither on the machine nor on the other domains, and a larger
+        max_documents: The most documents to take from one domain; None for all, but 50 of the hub.
+        seed: Chooses which ones of a file: those whose hash of (seed, domain, id) is lowest, so
+            that the choice depends neither on the machine nor on the other domains, and a larger
             `max_documents` takes the same ones and more.
 
     Raises:
@@ -51,6 +57,8 @@ def load_corpus(
             message names the file, the line and the way out.
     """
     _check_options(split, max_documents)
+    if isinstance(path, str) and is_hub(path):
+        return hub_corpus(recipes_of(path, field=field), Datasets(), max_documents=max_documents)
     options = ReadOptions(split=split, field=field, id_field=id_field)
     domains, ignored = _sources(path)
     documents: list[Document] = []
@@ -105,8 +113,8 @@ def _sources(path: str | os.PathLike[str]) -> tuple[_Sources, tuple[str, ...]]:
             )
         return {place.stem: [_Source(place, "")]}, ()
     raise CorpusError(
-        f"{place} does not exist. Give a file ({_KINDS}), a directory of them, or {DEMO!r} for "
-        f"the excerpts that come with the package"
+        f"{place} does not exist. Give a file ({_KINDS}), a directory of them, {DEMO!r} for the "
+        f"excerpts that come with the package, or a data set of the hub (docs/corpora.md)"
     )
 
 

@@ -98,7 +98,7 @@ class TokenizedCorpus:
         per_domain = dict.fromkeys(self.corpus.domains, 0)
         for document, ids in zip(self.corpus, self.ids, strict=True):
             per_domain[document.domain] += len(ids)
-        return {
+        described: dict[str, Any] = {
             "sha256": self.corpus.sha256,
             "domains": {
                 name: {"num_documents": count, "num_tokens": per_domain[name]}
@@ -115,6 +115,9 @@ class TokenizedCorpus:
             "bos": "first window only" if self.has_bos else "none",
             "bos_counted": self.count_bos and self.has_bos,
         }
+        if self.corpus.hub:
+            described["hub"] = [dict(source) for source in self.corpus.hub]
+        return described
 
 
 def tokenize(

@@ -126,6 +126,7 @@ def within_budget(model: MoEModel, corpus: Corpus, spec: StudySpec) -> Tokenized
         num_blank=corpus.num_blank,
         ignored=corpus.ignored,
         sampling=sampling,
+        hub=corpus.hub,
     )
     return cut(chosen)
 

@@ -10,6 +10,7 @@ import typer
 
 from moe_lens.cli import show
 from moe_lens.cli.options import (
+    CORPUS_HELP,
     BatchTokensOption,
     ContextOption,
     DeviceOption,
@@ -32,9 +33,7 @@ def run(
     model: Annotated[
         str | None, typer.Argument(help="Checkpoint directory, hub id, or `demo`.")
     ] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="Text file, .jsonl, .parquet, a directory, or `demo`.")
-    ] = None,
+    corpus: Annotated[str | None, typer.Option(help=CORPUS_HELP)] = None,
     spec: Annotated[
         Path | None, typer.Option(help="A TOML file that says all of this; see docs/study.md.")
     ] = None,
