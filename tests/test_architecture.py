@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "models": {"errors", "choice", "event"},
     "policies": {"errors", "choice", "event", "routing"},
     "engine": {"errors", "choice", "event", "routing", "corpus", "models", "policies"},
-    "stats": {"errors", "event", "routing", "corpus", "lens"},
+    "stats": {"errors", "choice", "event", "routing", "corpus", "lens", "policies"},
     "lens": {
         *("errors", "event", "routing", "corpus", "models", "engine", "policies"),
         *("observing", "stats"),
