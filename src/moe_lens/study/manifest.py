@@ -17,13 +17,13 @@ from moe_lens.corpus import TokenizedCorpus
 from moe_lens.errors import InputError
 from moe_lens.models.model import MoEModel
 from moe_lens.study.files import MANIFEST, write_json
-from moe_lens.study.spec import StudySpec
+from moe_lens.study.spec import RunSpec
 
 SCHEMA_VERSION = 1
 
 
 def manifest_of(
-    spec: StudySpec, model: MoEModel, tokenized: TokenizedCorpus, skipped: dict[str, str]
+    spec: RunSpec, model: MoEModel, tokenized: TokenizedCorpus, skipped: dict[str, str]
 ) -> dict[str, Any]:
     """Everything that makes this run what it is, as JSON values.
 

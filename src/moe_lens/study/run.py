@@ -8,17 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from moe_lens.corpus import Corpus, TokenizedCorpus, load_corpus
+from moe_lens.corpus import Corpus, TokenizedCorpus
 from moe_lens.errors import InputError, UnsupportedModel
 from moe_lens.lens.grid import lens_grid
 from moe_lens.lens.sampling import SampledPositions, sample_positions
 from moe_lens.lens.states import residual_scales
 from moe_lens.lens.unembed import find_head, find_unembedding
-from moe_lens.loading import load_model
 from moe_lens.models.model import MoEModel
-from moe_lens.observing import tokens_of
 from moe_lens.study.files import STATE, TABLES, write_table
 from moe_lens.study.manifest import begin, manifest_of
+from moe_lens.study.opening import open_corpus, open_model, within_budget
 from moe_lens.study.passes import Pass, joined, passes_of, run_pass
 from moe_lens.study.result import Study, is_finished
 from moe_lens.study.spec import StudySpec
@@ -54,20 +53,8 @@ def run(spec: StudySpec, out: str | Path, *, progress: Progress | None = None) -
         UnsupportedModel: The model's experts cannot be observed.
     """
     directory = Path(out)
-    corpus = load_corpus(
-        spec.text.corpus,
-        split=spec.text.split,
-        field=spec.text.field,
-        max_documents=spec.text.max_documents,
-    )
-    loaded = load_model(
-        spec.model.model,
-        dtype=spec.model.dtype,
-        device=spec.model.device,
-        revision=spec.model.revision,
-        trust_remote_code=spec.model.trust_remote_code,
-    )
-    return measure(spec, loaded, corpus, directory, progress=progress)
+    corpus = open_corpus(spec.text)  # first: its mistakes are told before a model is loaded
+    return measure(spec, open_model(spec.model), corpus, directory, progress=progress)
 
 
 def measure(
@@ -79,7 +66,7 @@ def measure(
     progress: Progress | None = None,
 ) -> Study:
     """As `run`, with the model and the text at hand."""
-    tokenized = within_budget(model, corpus, spec)
+    tokenized = within_budget(model, corpus, spec.text)
     skipped = _skipped(model, spec)
     measures: list[str] = [name for name in spec.measures if name not in skipped]
     if not measures:
@@ -100,35 +87,6 @@ def measure(
         write_table(directory / TABLES / f"{name}.parquet", table)
     shutil.rmtree(directory / STATE)
     return Study(directory)
-
-
-def within_budget(model: MoEModel, corpus: Corpus, spec: StudySpec) -> TokenizedCorpus:
-    """The corpus in tokens, its documents cut off where a domain has its tokens.
-
-    Documents are taken in the corpus's order; the one that reaches the budget is the last.
-    """
-    text = spec.text
-    cut = partial(tokens_of, model, context_length=text.context_length, count_bos=text.count_bos)
-    tokenized = cut(corpus)
-    if text.max_tokens is None:
-        return tokenized
-    have = dict.fromkeys(corpus.domains, 0)
-    kept = []
-    for document, ids in zip(corpus.documents, tokenized.ids, strict=True):
-        if have[document.domain] < text.max_tokens:
-            have[document.domain] += len(ids)
-            kept.append(document)
-    how = f"documents in order until a domain has {text.max_tokens} tokens"
-    sampling = how if corpus.sampling is None else f"{corpus.sampling}; {how}"
-    chosen = Corpus(
-        documents=tuple(kept),
-        domains=corpus.domains,
-        num_blank=corpus.num_blank,
-        ignored=corpus.ignored,
-        sampling=sampling,
-        hub=corpus.hub,
-    )
-    return cut(chosen)
 
 
 def _skipped(model: MoEModel, spec: StudySpec) -> dict[str, str]:

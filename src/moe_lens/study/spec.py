@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from moe_lens.errors import InputError
 
@@ -54,6 +54,35 @@ class ModelSpec:
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+
+
+@runtime_checkable
+class RunSpec(Protocol):
+    """What every kind of run says of itself."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model."""
+        ...
+
+    @property
+    def text(self) -> TextSpec:
+        """The text."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in memory at a time."""
+        ...
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of work that a killed run may lose."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        ...
 
 
 @dataclass(frozen=True)
