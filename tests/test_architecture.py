@@ -25,6 +25,10 @@ MAY_IMPORT = {
         *("errors", "event", "routing", "corpus", "models", "engine", "policies"),
         *("observing", "stats"),
     },
+    "scoring": {
+        *("errors", "choice", "event", "routing", "corpus", "models", "policies", "engine"),
+        *("stats", "lens"),
+    },
     "traces": {"errors", "writing", "event", "routing", "stats"},
     "analysis": {"errors", "stats"},
     "report": {"errors", "writing", "analysis"},

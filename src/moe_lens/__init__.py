@@ -19,6 +19,8 @@ _PLACES = {
     "ModelSpec": "moe_lens.study.spec",
     "MoEModel": "moe_lens.models.model",
     "Routing": "moe_lens.routing",
+    "ScoreRun": "moe_lens.study.score_result",
+    "ScoreSpec": "moe_lens.study.score_spec",
     "Study": "moe_lens.study.result",
     "StudySpec": "moe_lens.study.spec",
     "TextSpec": "moe_lens.study.spec",
@@ -32,6 +34,7 @@ _PLACES = {
     "read_trace": "moe_lens.traces",
     "record": "moe_lens.observing",
     "run": "moe_lens.study.run",
+    "score": "moe_lens.study.scoring",
     "tokens_of": "moe_lens.observing",
     "write_report": "moe_lens.report",
 }
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from moe_lens.routing import Routing
     from moe_lens.study.result import Study
     from moe_lens.study.run import run
+    from moe_lens.study.score_result import ScoreRun
+    from moe_lens.study.score_spec import ScoreSpec
+    from moe_lens.study.scoring import score
     from moe_lens.study.spec import ModelSpec, StudySpec, TextSpec
     from moe_lens.traces import read_trace
 
@@ -59,6 +65,8 @@ __all__ = [
     "MoEModel",
     "ModelSpec",
     "Routing",
+    "ScoreRun",
+    "ScoreSpec",
     "Study",
     "StudySpec",
     "TextSpec",
@@ -73,6 +81,7 @@ __all__ = [
     "read_trace",
     "record",
     "run",
+    "score",
     "tokens_of",
     "write_report",
 ]

@@ -93,7 +93,7 @@ class ChoiceRule:
                 f"{fewest} experts are left, but each token needs {top_k}: "
                 f"keep at least {top_k} or lower the number of active experts"
             )
-        competing = self._competing(logits).masked_fill(gone, -torch.inf)
+        competing = self.competing(logits).masked_fill(gone, -torch.inf)
         competing = self._within_best_groups(competing)
         experts = competing.topk(top_k, dim=-1).indices
         return Choice(experts, self.weigh(logits, experts))
@@ -114,9 +114,46 @@ class ChoiceRule:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + self.epsilon)
         return weights * self.scale
 
-    def _competing(self, logits: Float[Tensor, "tok expert"]) -> Float[Tensor, "tok expert"]:
+    def competing(self, logits: Float[Tensor, "tok expert"]) -> Float[Tensor, "tok expert"]:
+        """What experts are ordered by when they compete; groups come on top of it."""
         scores = _score(logits, self.scoring)
         return scores if self.bias is None else scores + self.bias.to(scores)
+
+    def shares(self, logits: Float[Tensor, "tok expert"]) -> Float[Tensor, "tok expert"]:
+        """How a token's attention is spread over all experts, chosen or not; rows sum to 1.
+
+        The softmax where the family weighs by one, else its own scores over their sum.
+
+        Source: terms.md#soft_count
+        """
+        if self.scoring in (Scoring.CHOSEN_SOFTMAX, Scoring.SPARSE_MIXER):
+            return logits.softmax(dim=-1)
+        scoring = Scoring.SIGMOID if self.scoring is Scoring.CHOSEN_SIGMOID else self.scoring
+        scores = _score(logits, scoring)
+        return scores / scores.sum(dim=-1, keepdim=True)
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether the same expert takes the place of any chosen one that is masked.
+
+        Groups may change with the expert that is gone; a bias beside a softmax weighs differently
+        when the softmax does; the sparse mixer compares rivals that were not chosen, too.
+        """
+        biased = self.bias is not None and self.scoring is Scoring.SOFTMAX
+        return self.groups is None and not biased and self.scoring is not Scoring.SPARSE_MIXER
+
+    def successor(
+        self, logits: Float[Tensor, "tok expert"], experts: Int[Tensor, "tok slot"]
+    ) -> Int[Tensor, "tok 1"]:
+        """The expert that takes the place of whichever chosen one is masked (`has_successor`).
+
+        Raises:
+            ValueError: Every expert is chosen.
+        """
+        if experts.shape[1] >= logits.shape[1]:
+            raise ValueError(f"all {logits.shape[1]} experts are chosen; none is next in line")
+        competing = self.competing(logits).scatter(1, experts, -torch.inf)
+        return competing.argmax(dim=-1, keepdim=True)
 
     def _within_best_groups(
         self, competing: Float[Tensor, "tok expert"]

@@ -219,3 +219,30 @@ def test_bad_input_to_run(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -
     code, _, err = moe("report", tmp_path)
     assert code == 2
     assert "holds no run" in err
+
+
+def test_score_writes_tables_and_says_what_they_are_worth(
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    moe,  # type: ignore[no-untyped-def]
+) -> None:
+    out = tmp_path / "scores"
+    options = ("--corpus", corpus, "--out", out, "--criterion", "reap", "--criterion", "aimer")
+    code, printed, err = moe("score", checkpoint, *options)
+    assert (code, err) == (0, "")
+    lines = printed.splitlines()
+    assert any(line.startswith("reap") and "%" in line for line in lines)
+    assert lines[-1] == f"scores: {out / 'tables' / 'importance.parquet'}"
+    code, printed, _ = moe("score", checkpoint, *options, "--json")
+    assert code == 0
+    assert json.loads(printed)["skipped"] == {}
+    table = pl.read_parquet(out / "tables" / "importance.parquet")
+    assert set(table["criterion"]) == {"reap", "aimer"}
+    for arguments, message in (
+        (("--criterion", "reep"), "criterion 'reep' is not one of frequency"),
+        (("--criterion", "reap"), "holds another run: spec differ"),
+    ):
+        code, printed, err = moe("score", checkpoint, "--corpus", corpus, "--out", out, *arguments)
+        assert (code, printed) == (2, "")
+        assert message in err

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
+from moe_lens.engine.probe import RandomProbe
 from moe_lens.engine.proof import prove
 from moe_lens.engine.recorder import Recorder
 from moe_lens.engine.session import Session
@@ -226,7 +227,7 @@ def test_a_probe_runs_an_expert_that_was_not_chosen_and_changes_nothing(model_ty
     plain, probed = Recorder(fields), Recorder(fields)
     with Session(model, sink=plain.update, fields=fields) as session:
         expected = session.run(batch)
-    with Session(model, sink=probed.update, fields=fields, probe_seed=3) as session:
+    with Session(model, sink=probed.update, fields=fields, probe=RandomProbe(3)) as session:
         again = session.run(batch)
     assert (again - expected).abs().max() <= 1e-6 * expected.abs().max()
     for without, event in zip(plain.events, probed.events, strict=True):

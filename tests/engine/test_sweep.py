@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moe_lens.engine.probe import RandomProbe
 from moe_lens.engine.recorder import Recorder
 from moe_lens.engine.session import Session
 from moe_lens.engine.sweep import Stream, sweep
@@ -58,7 +59,7 @@ def test_streams_are_separate_runs_to_the_bit(model_type: str) -> None:
     ]
     recorders = [Recorder(FIELDS) for _ in policies_of(model)]
     streams = [
-        Stream(policy, recorder.update, FIELDS, probe_seed=7 if index == 1 else None)
+        Stream(policy, recorder.update, FIELDS, probe=RandomProbe(7) if index == 1 else None)
         for index, (policy, recorder) in enumerate(zip(policies_of(model), recorders, strict=True))
     ]
     swept = list(sweep(model, batches, streams))
@@ -70,7 +71,7 @@ def test_streams_are_separate_runs_to_the_bit(model_type: str) -> None:
             sink=alone.update,
             fields=FIELDS,
             policy=stream.policy,
-            probe_seed=stream.probe_seed,
+            probe=stream.probe,
         ) as session:
             hidden = [session.run(batch) for batch in batches]
         assert all(torch.equal(one.hidden[index], h) for one, h in zip(swept, hidden, strict=True))

@@ -12,6 +12,7 @@ from moe_lens.cli import show
 from moe_lens.cli.commands.inspect import inspect
 from moe_lens.cli.commands.report import report
 from moe_lens.cli.commands.run import run
+from moe_lens.cli.commands.score import score
 from moe_lens.cli.commands.trace import trace
 from moe_lens.cli.commands.usage import usage
 from moe_lens.errors import InputError, UnsupportedModel
@@ -58,5 +59,12 @@ def _root(
     """Options that go before the command."""
 
 
-for command in (inspect, run, report, trace, usage):  # in the order in which --help lists them
+for command in (
+    inspect,
+    run,
+    report,
+    trace,
+    usage,
+    score,
+):  # in the order in which --help lists them
     app.command()(command)

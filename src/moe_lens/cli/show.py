@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,40 @@ def claims(table: pl.DataFrame) -> None:
     for row in table.iter_rows(named=True):
         out.print(Text(f"{row['verdict']:>15}  {row['statement']}", style="bold"))
         out.print(Padding(Text(row["sentence"], style="dim"), (0, 0, 0, 17)))
+
+
+def scores(stability: pl.DataFrame, *, skipped: Mapping[str, str]) -> None:
+    """How far the ranking of each criterion can be trusted, at a quarter of the experts pruned."""
+    import polars as pl
+
+    def mean(part: pl.DataFrame, column: str, form: str) -> str:
+        values = part[column].drop_nulls().to_list()
+        return format(sum(values) / len(values), form) if values else "–"
+
+    out = _out()
+    chance = mean(stability.filter(pl.col("pruned_share") == 0.25), "overlap_uniform", ".0%")
+    out.print(
+        Text(
+            "Kept experts in common when a quarter is pruned, mean over layers: between halves of "
+            f"each domain's documents, and between domains. By chance: {chance}.",
+            style="dim",
+        )
+    )
+    rows = stability.filter((pl.col("pruned_share") == 0.25) & (pl.col("domain_a") != "all"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("criterion")
+    for name in ("same domain", "Spearman", "other domain", "Spearman"):
+        table.add_column(name, justify="right")
+    for (criterion,), group in rows.group_by("criterion", maintain_order=True):
+        same = group.filter(pl.col("domain_a") == pl.col("domain_b"))
+        other = group.filter(pl.col("domain_a") != pl.col("domain_b"))
+        cells = []
+        for part in (same, other):
+            cells += [mean(part, "overlap", ".0%"), mean(part, "spearman", ".2f")]
+        table.add_row(Text(str(criterion)), *cells)
+    out.print(table)
+    for name, reason in skipped.items():
+        out.print(Text(f"not available: {name} ({reason})", style="dim"))
 
 
 def _rows(summary: pl.DataFrame, *, per_layer: bool) -> Iterator[list[str]]:

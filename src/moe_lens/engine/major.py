@@ -61,7 +61,7 @@ class LayerMajor:
             stream.fields,
             sink=stream.sink,
             workspace=self._workspace,
-            probe_seed=stream.probe_seed,
+            probe=stream.probe,
         )
 
     @torch.no_grad()
@@ -123,9 +123,7 @@ class _Followers:
         self._observed, self._others = observed, others
         self._streams, self._leader = streams, streams[leader]
         self.same: list[int] = []
-        to_all = Stream(
-            self._leader.policy, self._feed, self._leader.fields, self._leader.probe_seed
-        )
+        to_all = Stream(self._leader.policy, self._feed, self._leader.fields, self._leader.probe)
         self._watch = major._watch(observed, to_all)
         self._watch.on_decided = self._compare
 
@@ -141,7 +139,7 @@ class _Followers:
     def _compare(self, decision: Decision) -> None:
         for index in self._others:
             routing = self._streams[index].policy.apply(decision.own, decision.context)
-            if _same(self._watch.send(routing), decision.sent):
+            if _same(self._watch.send(routing, decision.context), decision.sent):
                 self.same.append(index)
 
     def _feed(self, event: LayerEvent) -> None:
@@ -151,7 +149,7 @@ class _Followers:
 
 
 def _comparable(one: Stream, other: Stream) -> bool:
-    return one.fields == other.fields and one.probe_seed == other.probe_seed
+    return one.fields == other.fields and one.probe == other.probe
 
 
 def _same(one: Sent, other: Sent) -> bool:

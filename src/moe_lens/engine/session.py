@@ -20,6 +20,7 @@ from moe_lens.engine import experts as registry
 from moe_lens.engine.float32 import float32_parameters
 from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.major import LayerMajor
+from moe_lens.engine.probe import Probe
 from moe_lens.engine.streams import Stream
 from moe_lens.engine.watch import LayerWatch, Rows, Sink
 from moe_lens.event import Field
@@ -38,10 +39,9 @@ class Session:
         policy: Replaces each router's decision.
         float32_routers: Whether routers compute in float32 whatever the model's dtype: bfloat16
             logits change a few per cent of the choices.
-        probe_seed: If given, each token's layer also runs one random expert that was not chosen,
-            at weight 0: the model's output stays as it is (to rounding), and the Gram gets one
-            more state, the last: the control for "any expert would do". One more expert per
-            token runs for it.
+        probe: If given, each token's layer also runs one expert that was not chosen, at weight 0:
+            the model's output stays as it is (to rounding), and the Gram gets one more state, the
+            last. One more expert per token runs for it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Session:
         fields: Iterable[Field] = (),
         policy: Policy | None = None,
         float32_routers: bool = True,
-        probe_seed: int | None = None,
+        probe: Probe | None = None,
     ) -> None:
         if model.store is not None and not float32_routers:
             raise ValueError("the routers of a model that is streamed compute in float32")
@@ -61,7 +61,7 @@ class Session:
             policy=Identity() if policy is None else policy,
             sink=sink,
             fields=frozenset(fields),
-            probe_seed=probe_seed,
+            probe=probe,
         )
         self._policy = Identity() if policy is None else policy
         self._float32_routers = float32_routers
@@ -69,7 +69,7 @@ class Session:
         workspace = registry.Workspace()
         wanted = frozenset(fields)
         self._watches = [
-            LayerWatch(layer, wanted, sink=sink, workspace=workspace, probe_seed=probe_seed)
+            LayerWatch(layer, wanted, sink=sink, workspace=workspace, probe=probe)
             for layer in model.layers
         ]
 

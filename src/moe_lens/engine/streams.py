@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
+from moe_lens.engine.probe import Probe
 from moe_lens.engine.watch import Sink
 from moe_lens.event import Field, LayerEvent
 from moe_lens.policies import Identity, Policy
@@ -27,13 +28,13 @@ class Stream:
         sink: Called with every MoE layer's event. Events of one batch come in layer order; those
             of several batches may interleave. Tensors are views of buffers that are reused.
         fields: What events carry beyond the routing.
-        probe_seed: Of the random control; see `Session`.
+        probe: One more expert for each token; see `Session`.
     """
 
     policy: Policy = field(default_factory=Identity)
     sink: Sink = ignore
     fields: frozenset[Field] = frozenset()
-    probe_seed: int | None = None
+    probe: Probe | None = None
 
 
 class Swept(NamedTuple):

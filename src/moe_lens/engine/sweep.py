@@ -54,6 +54,6 @@ def _alone(model: MoEModel, batch: TokenBatch, stream: Stream) -> Float[Tensor, 
         sink=stream.sink,
         fields=stream.fields,
         policy=stream.policy,
-        probe_seed=stream.probe_seed,
+        probe=stream.probe,
     ) as session:
         return session.run(batch)

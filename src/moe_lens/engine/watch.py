@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
+from moe_lens.engine.probe import Probe
 from moe_lens.errors import ProofFailed, UnsupportedModel
 from moe_lens.event import Field, LayerEvent, Tokens
 from moe_lens.models.model import ObservedLayer
 from moe_lens.policies import BatchPlace, Policy, RouterContext
-from moe_lens.policies.draw import uniform_scores
 from moe_lens.routing import Routing
 
 Sink = Callable[[LayerEvent], None]
@@ -95,10 +95,10 @@ class LayerWatch:
         *,
         sink: Sink,
         workspace: registry.Workspace,
-        probe_seed: int | None,
+        probe: Probe | None,
     ) -> None:
         self.modules, self.facts = layer.modules, layer.facts
-        self._fields, self._sink, self._probe_seed = fields, sink, probe_seed
+        self._fields, self._sink, self._probe = fields, sink, probe
         self._tap = registry.ExpertsTap(workspace)
         self._routing: Routing | None = None
         self._sent: Sent | None = None
@@ -150,7 +150,7 @@ class LayerWatch:
                 self.modules.index, self.rows.all, self.facts.rule, self.rows.place
             )
             routing = policy.apply(own, context)
-            self._routing, self._sent = routing, self.send(routing)
+            self._routing, self._sent = routing, self.send(routing, context)
             self._tap.active = self._sent.active
             if self.on_decided is not None:
                 self.on_decided(Decision(own, context, self._sent))
@@ -158,18 +158,12 @@ class LayerWatch:
 
         return hook
 
-    def send(self, routing: Routing) -> Sent:
+    def send(self, routing: Routing, context: RouterContext) -> Sent:
         """What the experts get: the routing, and with a probe one more slot at weight 0."""
         active = None if bool(routing.active.all()) else routing.active
-        if self._probe_seed is None:
+        if self._probe is None:
             return Sent(routing.experts, routing.weights, active)
-        draws = uniform_scores(
-            self.rows.all,
-            num_experts=routing.num_experts,
-            layer=self.modules.index,
-            seed=self._probe_seed,
-        )
-        probe = draws.scatter(1, routing.experts, -1.0).argmax(dim=-1, keepdim=True)
+        probe = self._probe.choose(routing, context)
         if active is not None:
             active = torch.cat([active, torch.ones_like(active[:, :1])], dim=1)
         weights = torch.cat([routing.weights, torch.zeros_like(routing.weights[:, :1])], dim=1)

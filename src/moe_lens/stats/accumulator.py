@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ class Accumulator(ABC):
     Counts are int64 and equal to the last digit; sums are float64.
     """
 
-    needs: ClassVar[frozenset[Field]] = frozenset()
+    needs: frozenset[Field] = frozenset()
 
     @abstractmethod
     def update(self, event: LayerEvent) -> None:

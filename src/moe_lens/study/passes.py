@@ -9,12 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from moe_lens.corpus import TokenizedCorpus
+from moe_lens.engine.probe import Probe, RandomProbe
 from moe_lens.engine.session import Session
 from moe_lens.models.model import MoEModel
 from moe_lens.policies import Identity, KeepTopK, Policy, Renorm
 from moe_lens.study.chunks import Progress, undone
 from moe_lens.study.files import STATE, read_tensors, write_table, write_tensors
-from moe_lens.study.spec import StudySpec
+from moe_lens.study.spec import RunSpec, StudySpec
 from moe_lens.study.sums import PassSums
 
 FULL = "full"
@@ -29,7 +30,7 @@ class Pass:
         k: Active experts.
         renorm: What kept weights become.
         policy: The routing policy.
-        probe_seed: Of the random control; None without.
+        probe: The expert that is run beside the chosen ones; None without.
         make: New, empty sums.
     """
 
@@ -37,7 +38,7 @@ class Pass:
     k: int
     renorm: str
     policy: Policy
-    probe_seed: int | None
+    probe: Probe | None
     make: Callable[[], PassSums]
 
 
@@ -50,7 +51,7 @@ def passes_of(
     loss: Callable[[], PassSums],
 ) -> list[Pass]:
     """The full model first, then every smaller k under every renorm."""
-    probe = spec.seed if "similarity" in measures else None
+    probe = RandomProbe(spec.seed) if "similarity" in measures else None
     found = [Pass(FULL, top_k, "native", Identity(), probe, full)]
     if "perplexity" not in measures:
         return found
@@ -67,7 +68,7 @@ def run_pass(
     model: MoEModel,
     tokenized: TokenizedCorpus,
     *,
-    spec: StudySpec,
+    spec: RunSpec,
     directory: Path,
     progress: Progress,
 ) -> None:
@@ -87,7 +88,7 @@ def run_pass(
             sink=sums.update,
             fields=sums.fields,
             policy=one.policy,
-            probe_seed=one.probe_seed,
+            probe=one.probe,
         ) as session:
             for batch in chunk.batches:
                 sums.finish(batch, session.run(batch))

@@ -1,0 +1,78 @@
+"""`moe-lens score`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_lens.cli import show
+from moe_lens.cli.options import (
+    BatchTokensOption,
+    ContextOption,
+    CorpusOption,
+    DeviceOption,
+    DtypeOption,
+    FieldOption,
+    JsonOption,
+    MaxDocumentsOption,
+    MaxTokensOption,
+    ModelArgument,
+    RevisionOption,
+    SeedOption,
+    Split,
+    SplitOption,
+    TrustOption,
+)
+
+
+def score(
+    model: ModelArgument,
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option(help="The scores' directory; an unfinished run goes on.")],
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(help="reap, frequency, ... (docs/pruning.md); repeat for several [all]."),
+    ] = None,
+    max_tokens: MaxTokensOption = None,
+    max_documents: MaxDocumentsOption = None,
+    split: SplitOption = Split.FILE,
+    field: FieldOption = "text",
+    context: ContextOption = None,
+    seed: SeedOption = 0,
+    batch_tokens: BatchTokensOption = 4096,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what each expert is worth, by every criterion, and how sure that is."""
+    from moe_lens.cli.scoring import run_scoring
+    from moe_lens.scoring.names import CRITERIA
+    from moe_lens.study.score_spec import ScoreSpec
+    from moe_lens.study.spec import ModelSpec, TextSpec
+
+    spec = ScoreSpec(
+        ModelSpec(model, dtype, device, revision, trust_remote_code),
+        TextSpec(
+            corpus,
+            split=split.value,
+            field=field,
+            max_documents=max_documents,
+            max_tokens=max_tokens,
+            context_length=context,
+        ),
+        criteria=CRITERIA if criterion is None else tuple(criterion),
+        seed=seed,
+        batch_tokens=batch_tokens,
+    )
+    run = run_scoring(spec, out, progress=show.progress)
+    if as_json:
+        skipped = run.manifest["skipped"]
+        show.line(json.dumps({"run": str(out), "tables": run.tables, "skipped": skipped}))
+    else:
+        show.scores(run.stability, skipped=run.manifest["skipped"])
+        show.line(f"scores: {out / 'tables' / 'importance.parquet'}")

@@ -1,0 +1,1 @@
+"""What an expert is worth: criteria from one pass, from weights alone, and by ablation."""
