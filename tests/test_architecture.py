@@ -31,6 +31,10 @@ MAY_IMPORT = {
     },
     "traces": {"errors", "writing", "event", "routing", "stats"},
     "analysis": {"errors", "stats"},
+    "prune": {
+        *("errors", "writing", "choice", "event", "corpus", "models", "policies", "engine"),
+        *("loading", "analysis", "study"),
+    },
     "report": {"errors", "writing", "analysis"},
 }
 """Parts of the package, and the parts that each may import."""

@@ -62,9 +62,7 @@ def load_model(
         dtype = torch.float32
     file = find_config(target, revision=revision)
     config = read_config(file, source=source, trust_remote_code=trust_remote_code)
-    directory = file.parent
-    if not Path(target).expanduser().is_dir():
-        directory = _fetch(source, revision=revision, with_code=trust_remote_code)
+    directory = checkpoint_directory(source, revision=revision, with_code=trust_remote_code)
     model = open_model(
         directory,
         config,
@@ -75,6 +73,29 @@ def load_model(
         streaming=engine == "streaming",
     )
     return prove(model)
+
+
+def checkpoint_directory(
+    path_or_id: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    with_code: bool = False,
+) -> Path:
+    """Where the files of a checkpoint lie: a directory as it is, a hub id's in the local cache.
+
+    Args:
+        path_or_id: A directory, a hub id (fetched if need be), or "demo".
+        revision: Branch, tag or commit of a hub id.
+        with_code: Whether Python files are fetched too; they are never run here.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it cannot be fetched.
+    """
+    target = embedded_model() if str(path_or_id) == EMBEDDED else path_or_id
+    file = find_config(target, revision=revision)
+    if Path(target).expanduser().is_dir():
+        return file.parent
+    return _fetch(str(path_or_id), revision=revision, with_code=with_code)
 
 
 def embedded_model() -> Path:

@@ -10,6 +10,8 @@ import typer
 import moe_lens
 from moe_lens.cli import show
 from moe_lens.cli.commands.inspect import inspect
+from moe_lens.cli.commands.plan import plan
+from moe_lens.cli.commands.prune import prune
 from moe_lens.cli.commands.report import report
 from moe_lens.cli.commands.run import run
 from moe_lens.cli.commands.score import score
@@ -66,5 +68,7 @@ for command in (
     trace,
     usage,
     score,
+    plan,
+    prune,
 ):  # in the order in which --help lists them
     app.command()(command)

@@ -13,15 +13,14 @@ from itertools import product
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe_lens.choice import ChoiceRule, Groups, GroupScore, Scoring
+from moe_lens.models.routers import NUM_GROUPS_NAMES, TOPK_GROUP_NAMES, declared_number
 from moe_lens.models.structure import MoELayer
 from moe_lens.routing import Routing
 
 _TOLERANCE = 1e-5
-_NUM_GROUPS_NAMES = ("num_group", "n_group", "num_expert_group")
-_TOPK_GROUP_NAMES = ("topk_group", "topk_groups")
 
 
 def fit_rule(layer: MoELayer, routing: Routing) -> ChoiceRule | None:
@@ -86,19 +85,9 @@ def _biases(layer: MoELayer) -> Iterator[Float[Tensor, " expert"] | None]:
 
 
 def _groups(layer: MoELayer) -> Iterator[Groups | None]:
-    num_groups = _number(layer, _NUM_GROUPS_NAMES)
-    num_kept = _number(layer, _TOPK_GROUP_NAMES)
+    num_groups = declared_number(layer, NUM_GROUPS_NAMES)
+    num_kept = declared_number(layer, TOPK_GROUP_NAMES)
     if num_groups and num_kept and num_kept < num_groups:
         for score in GroupScore:
             yield Groups(num_groups, num_kept, score)
     yield None
-
-
-def _number(layer: MoELayer, names: tuple[str, ...]) -> int | None:
-    holders: list[nn.Module | object] = [layer.router, layer.block]
-    holders += [getattr(layer.block, "config", None), getattr(layer.experts, "config", None)]
-    for holder, name in product(holders, names):
-        value = getattr(holder, name, None)
-        if isinstance(value, int):
-            return value
-    return None

@@ -159,15 +159,20 @@ def inspect_checkpoint(
     source = str(path_or_id)
     file = find_config(path_or_id, revision=revision)
     config = read_config(file, source=source)
-    model = _build_model(config, source)
+    model = build_on_meta(config, source)
     stored = _read_stored(file.parent) if Path(path_or_id).expanduser().is_dir() else None
     facts = _facts(model, config, source=source, stored=stored)
     _check_coverage(facts)
     return facts
 
 
-def _build_model(config: PreTrainedConfig, source: str) -> PreTrainedModel:
-    """The model with its real shapes, and no memory behind them."""
+def build_on_meta(config: PreTrainedConfig, source: str) -> PreTrainedModel:
+    """The model with its real shapes, and no memory behind them.
+
+    Raises:
+        CheckpointError: The config makes no sense for its family.
+        UnsupportedModel: The family is no causal language model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING

@@ -16,6 +16,7 @@ import moe_lens
 from moe_lens.corpus import TokenizedCorpus
 from moe_lens.errors import InputError
 from moe_lens.models.model import MoEModel
+from moe_lens.models.routers import declared_groups, routers_sha256
 from moe_lens.study.files import MANIFEST, write_json
 from moe_lens.study.spec import RunSpec
 
@@ -44,12 +45,14 @@ def manifest_of(
             "source": model.source,
             "model_type": model.model_type,
             "weights_sha256": weights_sha256(model),
+            "routers_sha256": routers_sha256(model),
             "dtype": str(model.hf.dtype).removeprefix("torch."),
             "router_dtype": "float32",
             "device": model.device.type,
             "layers": layers,
             "num_experts": first.num_experts,
             "top_k": first.top_k,
+            **declared_groups(first)._asdict(),
             "has_shared_experts": first.shared is not None,
             "choice_rules": {i: None if r is None else r.describe() for i, r in rules.items()},
             "checks": {c.name: {"error": c.error, "tolerance": c.tolerance} for c in model.checks},

@@ -1,0 +1,101 @@
+"""`moe-lens plan`, `simulate` and `prune` without their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command says: to a machine, and to a person."""
+
+    values: Mapping[str, Any]
+    text: str
+
+
+def write_plan(source: str, out: Path, *, domains: str, **options: Any) -> Told:
+    """Make a plan and write it."""
+    from moe_lens.prune.planning import make_plan
+
+    names = tuple(name.strip() for name in domains.split(",") if name.strip())
+    made = make_plan(source, domains=names, **options)
+    made.write(out)
+    model, counts = made.model, set(made.num_kept.values())
+    kept = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    lines = [
+        f"{kept} of {model.num_experts} experts stay in each of {len(model.layers)} layers, by "
+        f"{made.criterion}: {out}",
+        f"next: moe-lens simulate {model.source} --plan {out} --corpus PATH --out DIR",
+    ]
+    protected = sum(map(len, made.budget.protected.values()))
+    if made.budget.protected:
+        lines.insert(1, f"{protected} super-experts are protected (budget.protected)")
+    if made.budget.shape != "uniform":
+        lines.insert(1, "layers differ: this plan can be simulated, not exported")
+    return Told({"plan": str(out), **made.to_dict()["budget"]}, "\n".join(lines))
+
+
+def feasible(source: str, **options: Any) -> Told:
+    """Whether a model allows a budget."""
+    from moe_lens.prune.feasible import feasibility
+
+    found = feasibility(source, **options)
+    model, budget = found.model, found.budget
+    lines = [
+        f"{source} ({model.model_type}): {budget.keep} of {model.num_experts} experts in each of "
+        f"{len(model.layers)} layers can be kept",
+        f"at least {found.least} must stay"
+        + (f", in multiples of {found.step}" if found.step > 1 else ""),
+    ]
+    if found.num_bytes is not None:
+        before, after = found.num_bytes
+        lines.append(f"weights: {before / 1e9:.2f} GB before, {after / 1e9:.2f} GB after")
+    lines.append(
+        "can be exported"
+        if found.why_not_exported is None
+        else f"can be simulated, not exported: {found.why_not_exported}"
+    )
+    values = {
+        "model": model.to_dict(),
+        "keep": budget.keep,
+        "step": found.step,
+        "least": found.least,
+        "num_bytes": found.num_bytes,
+        "exportable": found.why_not_exported is None,
+        "why_not": found.why_not_exported,
+    }
+    return Told(values, "\n".join(lines))
+
+
+def export_plan(source: str, plan: Path, out: Path, **options: Any) -> Told:
+    """Export a plan."""
+    import transformers
+
+    from moe_lens.prune.export import RECORD, export
+    from moe_lens.prune.plan import read_plan
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    options.pop("simulation")
+    done = export(source, read_plan(plan), out, **options)
+    before, after = done.num_bytes
+    lines = [
+        f"{done.num_experts[1]} of {done.num_experts[0]} experts, {after / 1e9:.3g} of "
+        f"{before / 1e9:.3g} GB of weights: {out}",
+    ]
+    if done.verification is None:
+        lines.append("not verified (--no-verify)")
+    else:
+        check = done.verification
+        lines.append(
+            f"exported = simulated: {check.num_logits:,} logits differ by at most "
+            f"{check.error:.1e} of the largest ({check.loader}, {check.dtype})"
+        )
+    if done.not_copied:
+        lines.append(f"not copied: {', '.join(done.not_copied)}")
+    lines.append(f"recorded in {out / RECORD}")
+    values = asdict(done) | {"directory": str(out)}
+    return Told(values, "\n".join(lines))

@@ -1,0 +1,1 @@
+"""From scores to a plan, from a plan to a simulation and to a smaller checkpoint."""

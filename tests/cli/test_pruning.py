@@ -1,0 +1,89 @@
+"""`plan` and `prune` as a user runs them; what they say, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from moe_lens.cli.app import main
+from tests.prune.cases import checkpoint_of
+
+
+@pytest.fixture
+def moe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["moe-lens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return checkpoint_of(tmp_path / "model", "olmoe")
+
+
+def test_from_a_model_to_a_smaller_one(checkpoint: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    plan, out = tmp_path / "plan.json", tmp_path / "small"
+    code, told, err = moe("plan", checkpoint, "--keep", 8, "--criterion", "random", "--out", plan)
+    assert (code, err) == (0, "")
+    assert "8 of 12 experts stay in each of 3 layers, by random (seed 0)" in told
+    code, told, err = moe("prune", checkpoint, "--plan", plan, "--out", out, "--json")
+    assert code == 0, err
+    values = json.loads(told)
+    assert values["num_experts"] == [12, 8]
+    assert values["verification"]["error"] <= 1e-5
+    assert AutoModelForCausalLM.from_pretrained(out).config.num_experts == 8
+    code, told, _ = moe("prune", checkpoint, "--plan", plan, "--out", tmp_path / "b", "--no-verify")
+    assert code == 0
+    assert "not verified (--no-verify)" in told
+
+
+def test_check_says_what_is_possible_before_anything_is_measured(checkpoint: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    code, told, _ = moe("plan", checkpoint, "--keep", 8, "--check")
+    assert code == 0
+    assert told.endswith("can be exported\n")
+    code, told, _ = moe("plan", checkpoint, "--keep", 8, "--check", "--shape", "global", "--json")
+    values = json.loads(told)
+    assert values["exportable"] is False
+    assert "one number for all layers in its config" in values["why_not"]
+    (checkpoint / "model.safetensors").unlink()  # the config alone will do
+    code, told, _ = moe("plan", checkpoint, "--keep", 8, "--check", "--json")
+    assert json.loads(told)["num_bytes"] is None
+
+
+def test_bad_input(checkpoint: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    plan = tmp_path / "plan.json"
+    moe("plan", checkpoint, "--keep", 8, "--criterion", "random", "--out", plan)
+    edited = json.loads(plan.read_text())
+    edited["keep"]["1"][0] = 12
+    (tmp_path / "edited.json").write_text(json.dumps(edited))
+    cases = [
+        (
+            ("plan", checkpoint, "--keep", 8, "--out", plan),
+            "is no scoring run, and criterion 'reap'",
+        ),
+        (("plan", checkpoint, "--keep", 8, "--criterion", "random"), "name the plan's file: --out"),
+        (("plan", checkpoint, "--keep", 2, "--check"), "too few experts for the 3"),
+        (
+            ("prune", checkpoint, "--plan", tmp_path / "no", "--out", tmp_path / "o"),
+            "does not exist",
+        ),
+        (
+            ("prune", checkpoint, "--plan", tmp_path / "edited.json", "--out", tmp_path / "o"),
+            "layer 1: plan keeps expert 12, but the model has 12 (0 to 11)",
+        ),
+        (("prune", checkpoint, "--plan", plan, "--out", checkpoint), "model exists already"),
+    ]
+    for arguments, message in cases:
+        code, told, err = moe(*arguments)
+        assert (code, told) == (2, ""), err
+        assert message in err
+        assert err.count("\n") == 1
