@@ -14,10 +14,10 @@ from moe_lens.models.tiny import tiny_model
 
 
 def save_checkpoint(
-    directory: Path, model_type: str = "deepseek", *, vocab_size: int = 128
+    directory: Path, model_type: str = "deepseek", *, vocab_size: int = 128, seed: int = 0
 ) -> Path:
     """A tiny random model of a family, with a tokenizer of one token for each of some words."""
-    tiny_model(model_type).save_pretrained(directory)
+    tiny_model(model_type, seed=seed).save_pretrained(directory)
     save_tokenizer(directory, vocab_size=vocab_size)
     return directory
 

@@ -25,6 +25,7 @@ _PLACES = {
     "StudySpec": "moe_lens.study.spec",
     "TextSpec": "moe_lens.study.spec",
     "batches": "moe_lens.corpus",
+    "compare": "moe_lens.study.comparison",
     "errors": "moe_lens.errors",
     "inspect_checkpoint": "moe_lens.models.inspect",
     "load_corpus": "moe_lens.corpus",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from moe_lens.observing import observe, record, tokens_of
     from moe_lens.report import write_report
     from moe_lens.routing import Routing
+    from moe_lens.study.comparison import compare
     from moe_lens.study.result import Study
     from moe_lens.study.run import run
     from moe_lens.study.score_result import ScoreRun
@@ -72,6 +74,7 @@ __all__ = [
     "TextSpec",
     "__version__",
     "batches",
+    "compare",
     "errors",
     "inspect_checkpoint",
     "load_corpus",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moe_lens.analysis.compare import (
     compare_concentration,
+    compare_perplexity,
     compare_specialization,
     same_experts,
 )
@@ -98,3 +99,27 @@ def test_concentration_of_models_of_other_sizes() -> None:
         shared["n50_experts_b"] / 9 - shared["n50_experts_a"] / 6
     )
     assert found.filter(pl.col("layer") == 2)["n50_experts_a"].null_count() == 2
+
+
+def costs(rows: list[tuple[str, int, float, float | None, float | None]]) -> pl.DataFrame:
+    names = ["domain", "k", "ratio_tokens", "ratio_tokens_low", "ratio_tokens_high"]
+    schema = dict(zip(names, (pl.String, pl.Int64, *(pl.Float64,) * 3), strict=True))
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(renorm=pl.lit("native"))
+
+
+def test_costs_by_hand() -> None:
+    a = costs([("d", 1, 1.2, 1.1, 1.3), ("d", 2, 1.0, 1.0, 1.0), ("x", 1, 2.0, 1.9, 2.1)])
+    b = costs([("d", 1, 1.8, 1.5, 2.0), ("d", 2, 1.1, 1.0, 1.2), ("d", 4, 1.0, 1.0, 1.0)])
+    row = compare_perplexity(a, b).row(0, named=True)
+    assert compare_perplexity(a, b).height == 1  # k = 2 is all of a, x is in a alone
+    assert (row["domain"], row["k"], row["change"]) == ("d", 1, pytest.approx(1.5))
+    below = sqrt(np.log(1.8 / 1.5) ** 2 + np.log(1.3 / 1.2) ** 2)
+    above = sqrt(np.log(2.0 / 1.8) ** 2 + np.log(1.2 / 1.1) ** 2)
+    assert row["change_low"] == pytest.approx(1.5 * np.exp(-below))
+    assert row["change_high"] == pytest.approx(1.5 * np.exp(above))
+
+
+def test_costs_without_intervals_have_no_interval() -> None:
+    bare = costs([("d", 1, 1.2, None, None), ("d", 2, 1.0, 1.0, 1.0)])
+    row = compare_perplexity(bare, bare).row(0, named=True)
+    assert (row["change"], row["change_low"], row["change_high"]) == (1.0, None, None)

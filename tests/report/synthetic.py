@@ -11,6 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moe_lens.analysis.compare import (
+    compare_concentration,
+    compare_perplexity,
+    compare_specialization,
+)
+from moe_lens.analysis.identity import expert_identity
+
 PAPER_DOMAINS = ("english", "github", "french-qa", "gsm8k", "aime-math", "chinese", "arxiv")
 WORDS = (
     " the", " of", " and", " is", ":", "\n", " router", " expert", " 42", " équation", "的", "。",
@@ -33,6 +40,7 @@ def synthetic_tables(
     draw = np.random.default_rng(seed)
     usage = _usage(draw, len(domains), len(layers), num_experts, top_k)
     return {
+        **_compared(seed, domains, layers, num_experts, top_k, num_tokens),
         "specialization": _specialization(usage, domains, layers, top_k, num_tokens),
         "concentration": _concentration(draw, usage, domains, layers, top_k, num_tokens),
         "information": _information(draw, layers, num_tokens * len(domains)),
@@ -43,6 +51,35 @@ def synthetic_tables(
         "lens": _lens(draw, domains, layers, top_k),
         "lens_grid": _grid(draw, layers, num_experts, top_k, num_positions, words),
         "claims": claims(),
+    }
+
+
+def _compared(
+    seed: int,
+    domains: Sequence[str],
+    layers: Sequence[int],
+    num_experts: int,
+    top_k: int,
+    num_tokens: int,
+) -> dict[str, pl.DataFrame]:
+    """What a comparison of two runs gives, from the tables of both."""
+    sides = []
+    for side in (0, 1):
+        draw = np.random.default_rng([seed, side])
+        usage = _usage(draw, len(domains), len(layers), num_experts, top_k)
+        sides.append(
+            (
+                _specialization(usage, domains, layers, top_k, num_tokens),
+                _concentration(draw, usage, domains, layers, top_k, num_tokens),
+                _perplexity(draw, domains, top_k, num_tokens),
+            )
+        )
+    (rates, few, costs), (rates_b, few_b, costs_b) = sides
+    return {
+        "compared_identity": expert_identity(rates, rates_b),
+        "compared_specialization": compare_specialization(rates, rates_b),
+        "compared_concentration": compare_concentration(few, few_b),
+        "compared_perplexity": compare_perplexity(costs, costs_b),
     }
 
 

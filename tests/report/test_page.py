@@ -182,7 +182,8 @@ def test_figure_files_are_what_their_names_say(hostile: Path) -> None:
 
 def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
     absent = ("lens", "lens_grid", "claims", "coactivation", "specialization")
-    for name in absent:
+    compared = [part.table for part in catalog.SECTIONS[-1].parts]
+    for name in (*absent, *compared):
         (small / "tables" / f"{name}.parquet").unlink()
     (small / "figures").mkdir()
     for stale in ("lens_kl.svg", "similarity.png"):
@@ -191,6 +192,8 @@ def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
     for name in absent:
         assert f"This run has no table tables/{name}.parquet" in page.text
     assert "Is one expert as good as the layer?" in page.text
+    # What only a comparison has is not missed in a study.
+    assert "What differs?" not in page.text
     left = {path.name for path in (small / "figures").iterdir()}
     names = ("concentration", "information", "overlap", "similarity", "perplexity")
     assert left == {f"{name}.svg" for name in names}
@@ -201,6 +204,15 @@ def test_one_table_alone_makes_a_page(tmp_path: Path) -> None:
     page = Page(write_report(write_run(tmp_path, tables, {}), figures=()))
     assert "does not name" in page.text
     assert not (tmp_path / "figures").exists()
+
+
+def test_a_comparison_is_not_told_that_it_is_no_study(tmp_path: Path) -> None:
+    tables = {n: t for n, t in small_tables().items() if n.startswith("compared_")}
+    page = Page(write_report(write_run(tmp_path, tables), figures=()))
+    assert "What differs?" in page.text
+    assert "This run has no table" not in page.text
+    assert "Which experts work for which text?" not in page.text
+    assert "Claims" not in page.text
 
 
 def test_too_few_documents_leave_no_interval(tmp_path: Path) -> None:

@@ -124,6 +124,43 @@ def compare_concentration(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def compare_perplexity(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
+    """What fewer active experts cost each of two runs, where both were run.
+
+    Each run's ratio is against its own full model, so models of different quality, and even of
+    different vocabularies, can be compared. The interval of the change combines those of the two
+    ratios on the logarithmic scale, as for independent runs.
+
+    Args:
+        a: Table `perplexity` of one run.
+        b: Table `perplexity` of the other.
+
+    Returns:
+        One row for each domain, renorm and k below the full one. Columns: domain, renorm, k,
+        ratio_tokens, ratio_tokens_low, ratio_tokens_high one each with `_a` and `_b`; `change`:
+        ratio of b over that of a (above 1: b loses more), with change_low and change_high.
+    """
+    key, ratios = (
+        ["domain", "renorm", "k"],
+        ("ratio_tokens", "ratio_tokens_low", "ratio_tokens_high"),
+    )
+    sides = []
+    for name, table in (("a", a), ("b", b)):
+        require(table, (*key, *ratios), name=name)
+        reduced = table.filter(pl.col("k") < pl.col("k").max().over("domain"))
+        sides.append(reduced.select(*key, *(pl.col(r).alias(f"{r}_{name}") for r in ratios)))
+    both = sides[0].join(sides[1], on=key).sort(key)
+    logs = {name: np.log(filled(both[name])) for name in both.columns if name not in key}
+    low, mid, high = (logs[f"{r}_a"] for r in (ratios[1], ratios[0], ratios[2]))
+    low_b, mid_b, high_b = (logs[f"{r}_b"] for r in (ratios[1], ratios[0], ratios[2]))
+    change = mid_b - mid
+    return both.with_columns(
+        change=np.exp(change),
+        change_low=np.exp(change - np.hypot(mid_b - low_b, high - mid)),
+        change_high=np.exp(change + np.hypot(high_b - mid_b, mid - low)),
+    ).fill_nan(None)
+
+
 def _p_value(
     difference: Float64[np.ndarray, " row"],
     *,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from moe_lens.report.section import Figure, Section
-from moe_lens.report.sections import what_can_go, who_matters, who_works
+from moe_lens.report.sections import compared, what_can_go, who_matters, who_works
 
 SECTIONS: tuple[Section, ...] = (
     who_works.SECTION,
     who_matters.SECTION,
     what_can_go.SECTION,
+    compared.SECTION,
 )
 
 FIGURES = tuple(p for section in SECTIONS for p in section.parts if isinstance(p, Figure))

@@ -17,7 +17,7 @@ from moe_lens.report import catalog, findings
 from moe_lens.report.embed import by_column, script_json
 from moe_lens.report.export import Picture
 from moe_lens.report.grid import Grid, read_grid
-from moe_lens.report.section import Figure, LensGrid, Listing, Part
+from moe_lens.report.section import Figure, LensGrid, Listing, Part, Section
 from moe_lens.report.tables import Run
 from moe_lens.report.theme import THEMES, chart_config
 from moe_lens.report.words import cell, flatten, heading, manifest_value, model_name
@@ -62,7 +62,7 @@ def render(run: Run, pictures: Mapping[str, Picture]) -> str:
         facts=_facts(run),
         sections=_sections(run, pictures, grid),
         claims=_claims(run.tables.get("claims")),
-        claims_absent=run.why_absent("claims"),
+        claims_absent=run.why_absent("claims") if _is_study(run) else "",
         manifest=lines[:MAX_MANIFEST_LINES],
         manifest_more=max(len(lines) - MAX_MANIFEST_LINES, 0),
         specs=Markup(script_json(specs)),
@@ -112,19 +112,26 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _sections(run: Run, pictures: Mapping[str, Picture], grid: Grid | None) -> list[dict[str, Any]]:
-    found = []
-    for section in catalog.SECTIONS:
-        if section.always or any(part.table in run.tables for part in section.parts):
-            parts = [_part(run, part, pictures, grid) for part in section.parts]
-            found.append(
-                {
-                    "anchor": section.anchor,
-                    "heading": section.heading,
-                    "lead": section.lead,
-                    "parts": parts,
-                }
-            )
-    return found
+    study = _is_study(run)
+    return [
+        {
+            "anchor": section.anchor,
+            "heading": section.heading,
+            "lead": section.lead,
+            "parts": [_part(run, part, pictures, grid) for part in section.parts],
+        }
+        for section in catalog.SECTIONS
+        if (study and section.always) or _has(run, section)
+    ]
+
+
+def _is_study(run: Run) -> bool:
+    """Whether the run has anything of a study, and so is told what else a study would have."""
+    return "claims" in run.tables or any(_has(run, s) for s in catalog.SECTIONS if s.always)
+
+
+def _has(run: Run, section: Section) -> bool:
+    return any(part.table in run.tables or part.table in run.empty for part in section.parts)
 
 
 def _part(

@@ -47,6 +47,10 @@ def _with_interval(names: str) -> str:
     return " ".join(f"{name} {name}_low {name}_high" for name in names.split())
 
 
+def _of_both(names: str) -> str:
+    return " ".join(f"{name}_{side}" for name in names.split() for side in "ab")
+
+
 SCHEMA: dict[str, dict[str, Kind]] = {
     "specialization": _columns(
         text="domain verdict",
@@ -100,6 +104,29 @@ SCHEMA: dict[str, dict[str, Kind]] = {
         text="claim statement control_name verdict sentence",
         value="published control",
         number=_with_interval("measured"),
+    ),
+    "compared_identity": _columns(
+        whole="layer num_experts", number="correlation shuffled_mean shuffled_high p_value"
+    ),
+    "compared_specialization": _columns(
+        text="domain verdict",
+        whole="layer expert",
+        number=f"rate_a rate_b {_with_interval('difference')} p_value q_value",
+    ),
+    "compared_concentration": _columns(
+        text="domain",
+        whole="layer",
+        number=_of_both(
+            "n50_experts n50_experts_low n50_experts_high n50_experts_uniform "
+            "entropy_normalized gini largest_specialization"
+        )
+        + " n50_share_difference",
+    ),
+    "compared_perplexity": _columns(
+        text="domain renorm",
+        whole="k",
+        number=_of_both("ratio_tokens ratio_tokens_low ratio_tokens_high")
+        + f" {_with_interval('change')}",
     ),
 }
 """Table name -> column name -> what it holds."""

@@ -83,8 +83,8 @@ class Section:
         heading: The question.
         lead: What it is about, in a sentence or two.
         parts: What answers it.
-        always: Whether a run without any of its tables has the section too, and is told why they
-            are absent; else the section is left out.
+        always: Whether it belongs to every study, which is told why a table of it is absent; else
+            a run without its tables does not have the section.
     """
 
     anchor: str

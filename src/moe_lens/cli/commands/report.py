@@ -13,12 +13,11 @@ from moe_lens.cli.options import JsonOption
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="A finished run.")],
+    directory: Annotated[Path, typer.Argument(help="What `moe-lens run` or `compare` wrote.")],
     as_json: JsonOption = False,
 ) -> None:
     """Write the report and figures of a run again, from its files alone."""
-    from moe_lens.cli.studying import report_of
-    from moe_lens.study.result import Study
+    from moe_lens.report import write_report
 
-    file = report_of(Study(directory))
+    file = write_report(directory)
     show.line(json.dumps({"report": str(file)}) if as_json else f"report: {file}")

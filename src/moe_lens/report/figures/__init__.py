@@ -4,6 +4,12 @@ In a notebook: `figures.similarity(polars.read_parquet("DIR/tables/similarity.pa
 """
 
 from moe_lens.report.figures.base import Chart
+from moe_lens.report.figures.compared import (
+    compared_concentration,
+    compared_identity,
+    compared_perplexity,
+    compared_specialization,
+)
 from moe_lens.report.figures.effect import lens, perplexity, similarity
 from moe_lens.report.figures.routing import (
     concentration,
@@ -15,6 +21,10 @@ from moe_lens.report.figures.routing import (
 
 __all__ = [
     "Chart",
+    "compared_concentration",
+    "compared_identity",
+    "compared_perplexity",
+    "compared_specialization",
     "concentration",
     "heatmap",
     "information",
