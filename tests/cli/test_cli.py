@@ -218,7 +218,7 @@ def test_bad_input_to_run(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -
         assert message in err
     code, _, err = moe("report", tmp_path)
     assert code == 2
-    assert "holds no run" in err
+    assert "no manifest, so this is not the directory of a run" in err
 
 
 def test_score_writes_tables_and_says_what_they_are_worth(
