@@ -27,7 +27,7 @@ from benchmarks.models import (
 )
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine.discover import last_hidden
-from moe_lens.engine.experts import slow_dtype
+from moe_lens.engine.products import slow_dtype
 from moe_lens.event import Field
 from moe_lens.models.model import MoEModel
 

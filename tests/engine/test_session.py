@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
+from moe_lens.engine import products
 from moe_lens.engine.probe import RandomProbe
 from moe_lens.engine.proof import prove
 from moe_lens.engine.recorder import Recorder
@@ -199,7 +200,7 @@ def test_the_grouped_kernel_gives_what_the_loop_gives(
     model = proven(model_type)
     batch = token_batch(16, 16, vocab_size=model.vocab_size)
     loop = events(model, batch, Field.OUTPUTS)
-    monkeypatch.setattr(registry, "_has_grouped_mm", lambda x: True)
+    monkeypatch.setattr(products, "_has_grouped_mm", lambda x: True)
     for left, right in zip(loop, events(model, batch, Field.OUTPUTS), strict=True):
         assert left.outputs is not None
         assert right.outputs is not None

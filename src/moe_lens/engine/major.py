@@ -21,6 +21,7 @@ from moe_lens.engine.memo import remembered
 from moe_lens.engine.reading import LayerReader
 from moe_lens.engine.streams import Stream, Swept
 from moe_lens.engine.watch import Decision, LayerWatch, Rows, Sent
+from moe_lens.engine.workspace import Workspace
 from moe_lens.event import LayerEvent
 from moe_lens.models.model import LayerStack, MoEModel, ObservedLayer
 
@@ -50,7 +51,7 @@ class LayerMajor:
         self._observed = {layer.modules.index: layer for layer in model.layers}
         self._rows = [Rows.of(b, model.device, number=i) for i, b in enumerate(batches)]
         self._groups: list[list[_Group]] = []
-        self._workspace = registry.Workspace()
+        self._workspace = Workspace()
         for layer in model.layers:  # refuse what a stream cannot have before any work
             for stream in streams:
                 self._watch(layer, stream)

@@ -23,6 +23,7 @@ from moe_lens.engine.major import LayerMajor
 from moe_lens.engine.probe import Probe
 from moe_lens.engine.streams import Stream
 from moe_lens.engine.watch import LayerWatch, Rows, Sink
+from moe_lens.engine.workspace import Workspace
 from moe_lens.event import Field
 from moe_lens.models.model import MoEModel
 from moe_lens.policies import Identity, Policy
@@ -66,7 +67,7 @@ class Session:
         self._policy = Identity() if policy is None else policy
         self._float32_routers = float32_routers
         self._stack = ExitStack()
-        workspace = registry.Workspace()
+        workspace = Workspace()
         wanted = frozenset(fields)
         self._watches = [
             LayerWatch(layer, wanted, sink=sink, workspace=workspace, probe=probe)

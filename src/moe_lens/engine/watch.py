@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.probe import Probe
+from moe_lens.engine.states import gram as gram_of
+from moe_lens.engine.states import sum_dtype
+from moe_lens.engine.workspace import Workspace
 from moe_lens.errors import ProofFailed, UnsupportedModel
 from moe_lens.event import Field, LayerEvent, Tokens
 from moe_lens.models.model import ObservedLayer
@@ -94,7 +97,7 @@ class LayerWatch:
         fields: frozenset[Field],
         *,
         sink: Sink,
-        workspace: registry.Workspace,
+        workspace: Workspace,
         probe: Probe | None,
     ) -> None:
         self.modules, self.facts = layer.modules, layer.facts
@@ -198,14 +201,14 @@ class LayerWatch:
         if Field.GRAM in self._fields:
             states[:, 0] = _flat(self._parts["resid_mid"])
             states[:, 1] = 0 if shared is None else shared
-            gram = torch.bmm(states, states.mT)
+            gram = gram_of(states)
         self._sink(
             LayerEvent(
                 layer=self.modules.index,
                 tokens=rows.events,
                 routing=_counted(routing, rows, keep_scores=Field.SCORES in self._fields),
                 gram=self._part(Field.GRAM, gram),
-                outputs=self._part(Field.OUTPUTS, states[:, first : first + routing.num_slots]),
+                outputs=self._outputs(states[:, first : first + routing.num_slots]),
                 shared=self._part(Field.SHARED, shared),
                 resid_mid=self._part(Field.RESID_MID, self._parts.get("resid_mid")),
                 block_output=self._part(Field.BLOCK_OUTPUT, self._block_output(shared)),
@@ -246,6 +249,12 @@ class LayerWatch:
         if block is None or self.modules.shared_in_block or shared is None:
             return block
         return _flat(block) + shared
+
+    def _outputs(self, outputs: Tensor) -> Tensor | None:
+        """In float32, as sums of them are taken."""
+        if Field.OUTPUTS not in self._fields:
+            return None
+        return self.rows.pick(outputs).to(sum_dtype(outputs))
 
     def _part(self, field: Field, value: Tensor | None) -> Tensor | None:
         if field not in self._fields or value is None:
