@@ -171,3 +171,35 @@ def test_ratios_close_to_one_get_finer_ticks() -> None:
         layers = figures.perplexity(frame).to_dict()["spec"]["layer"]
         axes = [layer["encoding"]["y"].get("axis", {}) for layer in layers]
         assert ticks <= set(next(axis["values"] for axis in axes if "values" in axis))
+
+
+def test_the_stretched_curve_is_told_by_its_halves() -> None:
+    rows = [
+        ("x", 1, 1.0),
+        ("x", 2, 0.6),
+        ("x", 4, 0.0),
+        ("y", 1, 0.0),
+        ("y", 2, 1.0),
+        ("y", 4, 0.5),
+    ]
+    frame = pl.DataFrame(rows, schema=["domain", "k", "minmax"], orient="row").with_columns(
+        renorm=pl.lit("native")
+    )
+    assert findings.perplexity_minmax(frame) == (
+        "In 1 of 2 domains the fewest experts are the worst; half of the way down to the best k is "
+        "done with 1 to 4 active experts (weights: native)."
+    )
+    one_k = frame.with_columns(minmax=pl.lit(None, pl.Float64))
+    assert "so there is no curve" in findings.perplexity_minmax(one_k)
+
+
+def test_more_names_than_colours_still_look_different() -> None:
+    names = [f"d{i}" for i in range(12)]
+    table = small_tables(domains=names)["perplexity"]
+    encoding = figures.perplexity_minmax(table).to_dict()["encoding"]
+    looks = zip(
+        encoding["color"]["scale"]["range"],
+        map(tuple, encoding["strokeDash"]["scale"]["range"]),
+        strict=True,
+    )
+    assert len(set(looks)) == 12 + 1  # all domains together, too

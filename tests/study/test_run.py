@@ -20,8 +20,11 @@ import torch
 from moe_lens.corpus import batches, load_corpus
 from moe_lens.errors import InputError
 from moe_lens.event import Field
+from moe_lens.lens.unembed import find_head, find_unembedding
 from moe_lens.loading import load_model
+from moe_lens.models.model import MoEModel
 from moe_lens.observing import record, tokens_of
+from moe_lens.study import abilities
 from moe_lens.study.chunks import chunks
 from moe_lens.study.result import Study
 from moe_lens.study.run import run
@@ -251,9 +254,50 @@ def test_a_directory_that_holds_something_else_is_refused(
         finished.table("nonsense")
 
 
-def test_a_k_above_the_models_is_refused(tiny_spec: StudySpec, tmp_path: Path) -> None:
+def test_a_k_above_the_models_is_refused_and_leaves_nothing(
+    tiny_spec: StudySpec, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"k = 9, but .* has 3 active experts"):
         run(replace(tiny_spec, ks=(1, 9)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_final_norm_states_are_decoded_as_they_are(
+    finished: Study, tiny_spec: StudySpec, tmp_path: Path
+) -> None:
+    """Oracle: the residual stream times the head, by hand, at every cell of the grid."""
+    spec = replace(tiny_spec, measures=("lens",), lens_norm="none", prompt="w9 w8 w7 w6")
+    bare = run(spec, tmp_path / "bare")
+    assert not bare.lens.equals(finished.lens)
+    model = load_model(tiny_spec.model.model)
+    weight = model.hf.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+    for event in record(model, "w9 w8 w7 w6", fields=[Field.LAYER_OUTPUT]):
+        assert event.layer_output is not None
+        expected = (event.layer_output @ weight.T).softmax(-1).max(-1).values
+        rows = bare.table("lens_grid").filter(
+            (pl.col("layer") == event.layer) & (pl.col("state") == "layer")
+        )
+        assert rows["probability"].to_list() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_heads_are_proven_once_for_all_chunks(
+    tiny_spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, found: Callable[[MoEModel], object]) -> Callable[[MoEModel], object]:
+        def find(model: MoEModel) -> object:
+            calls.append(name)
+            return found(model)
+
+        return find
+
+    monkeypatch.setattr(abilities, "find_head", counted("head", find_head))
+    monkeypatch.setattr(abilities, "find_unembedding", counted("lens", find_unembedding))
+    for module in ("moe_lens.lens.corpus", "moe_lens.lens.grid"):
+        monkeypatch.setattr(f"{module}.find_unembedding", counted(module, find_unembedding))
+    run(tiny_spec, tmp_path / "run")
+    assert sorted(calls) == ["head", "lens", "moe_lens.lens.grid"]
 
 
 def test_batches_of_a_chunk_are_those_of_the_corpus(tiny_spec: StudySpec) -> None:

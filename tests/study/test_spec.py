@@ -49,6 +49,17 @@ def test_toml_is_the_same_as_python(tmp_path: Path) -> None:
         (("seed = 7", "lens_positions = 0"), "lens_positions = 0: give at least 1"),
         (("seed = 7", 'renorms = ["half"]'), "renorm 'half' is not one of native, keep_mass"),
         (("seed = 7", "seed ="), "is not TOML"),
+        (("seed = 7", 'seed = "7"'), "the spec: seed = '7', but it is a whole number"),
+        (("seed = 7", "seed = true"), "seed = True, but it is a whole number"),
+        (("seed = 7", "lens_norm = 'half'"), "lens_norm = 'half', but it is one of final, none"),
+        (("ks = [1, 2]", "ks = 2"), "ks = 2, but it is a list of whole numbers"),
+        (("ks = [1, 2]", 'ks = ["1"]'), r"ks = \['1'\], but it is a list of whole numbers"),
+        (
+            ("max_tokens = 1000", "max_tokens = 1.5"),
+            r"\[text\]: max_tokens = 1.5, but it is a whole",
+        ),
+        (("max_tokens = 1000", "max_tokens = 0"), "max_tokens = 0: give at least 1"),
+        (("max_tokens = 1000", "split = 3"), "split = 3, but it is one of file, line, paragraph"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:

@@ -21,7 +21,7 @@ from moe_lens.event import LayerEvent
 from moe_lens.lens.decode import decode
 from moe_lens.lens.sampling import SampledPositions
 from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales
-from moe_lens.lens.unembed import Norm, find_unembedding
+from moe_lens.lens.unembed import Norm, Unembedding, find_unembedding
 from moe_lens.models.model import MoEModel
 
 SCHEMA: dict[str, Any] = {
@@ -86,6 +86,7 @@ class CorpusLens:
         model: A loaded model.
         sample: Which positions are read.
         norm: "final" or "none"; see `Unembedding.inputs`.
+        unembedding: The model's, where it was found before; None looks for it and proves it.
         max_held_bytes: Decode whenever the states kept take more memory than this.
 
     Raises:
@@ -100,10 +101,11 @@ class CorpusLens:
         sample: SampledPositions,
         *,
         norm: Norm = "final",
+        unembedding: Unembedding | None = None,
         max_held_bytes: int = _MAX_HELD_BYTES,
     ) -> None:
         self._scales = residual_scales(model)
-        self._unembedding = find_unembedding(model)
+        self._unembedding = unembedding or find_unembedding(model)
         self._has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
         self._sample, self._norm, self._max_held_bytes = sample, norm, max_held_bytes
         self._states: tuple[_State, ...] = ()

@@ -116,6 +116,25 @@ def perplexity(frame: pl.DataFrame) -> str:
     )
 
 
+def perplexity_minmax(frame: pl.DataFrame) -> str:
+    """Where half of the fall from the worst k to the best is done."""
+    modes = frame["renorm"].unique(maintain_order=True).to_list()
+    mode = "native" if "native" in modes else modes[0]
+    curves = frame.filter((pl.col("renorm") == mode) & pl.col("minmax").is_not_null())
+    if curves.is_empty():
+        return "Only one number of active experts was run, so there is no curve."
+    curves = curves.filter(pl.col("domain") != ALL) if (curves["domain"] != ALL).any() else curves
+    worst = curves.filter((pl.col("minmax") == 1) & (pl.col("k") == pl.col("k").min())).height
+    halved = curves.filter(pl.col("minmax") <= 0.5).group_by("domain").agg(pl.col("k").min())
+    ks = sorted(halved["k"].to_list())
+    span = f"{ks[0]}" if ks[0] == ks[-1] else f"{ks[0]} to {ks[-1]}"
+    return (
+        f"In {worst} of {curves['domain'].n_unique()} domains the fewest experts are the "
+        f"worst; half of the way down to the best k is done with {span} active experts "
+        f"(weights: {mode})."
+    )
+
+
 def lens(frame: pl.DataFrame, *, measure: LensMeasure) -> str:
     """The top expert with the residual stream against the residual-only control."""
     means = dict(_mean_by(frame, "state", measure).iter_rows())

@@ -104,7 +104,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("Domains", f"{tokens.height}"),
             ("Tokens", f"{total:,}"),
         ]
-    for name, path in (("Number format", ("model", "dtype")), ("Seed", ("spec", "seed"))):
+    said = {
+        "Number format": ("model", "dtype"),
+        "Lens norm": ("spec", "lens_norm"),
+        "Seed": ("spec", "seed"),
+    }
+    for name, path in said.items():
         value = manifest_value(run.manifest, *path)
         if isinstance(value, str | int):
             facts.append((name, str(value)))

@@ -52,6 +52,10 @@ class StudyFigures:
         """What fewer active experts cost."""
         return self._draw("perplexity", "perplexity")
 
+    def perplexity_minmax(self) -> Any:
+        """The paper's curve: each domain's perplexity over k, from 0 to 1."""
+        return self._draw("perplexity_minmax", "perplexity")
+
     def lens(self) -> Any:
         """What states decode to, beside the residual alone."""
         return self._draw("lens", "lens")

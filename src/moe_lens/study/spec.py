@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from moe_lens.errors import InputError
+from moe_lens.study.checked import made
 
 MEASURES = ("routing", "similarity", "perplexity", "lens")
 RENORMS = ("native", "keep_mass", "none")
@@ -35,6 +36,10 @@ class TextSpec:
     max_tokens: int | None = None
     context_length: int | None = None
     count_bos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError(f"max_tokens = {self.max_tokens}: give at least 1")
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class StudySpec:
         ks: Numbers of active experts for perplexity; None for 1 to the model's own.
         renorms: What kept weights become when k is smaller: "native", "keep_mass", "none".
         lens_positions: Sampled positions of each domain for the lens.
+        lens_norm: "final" passes states through the model's final norm before they are decoded;
+            "none" does not, as the paper's published code.
         prompt: Text for the lens grid; None for the beginning of the corpus.
         seed: Of every draw: positions, the random control, resampling.
         batch_tokens: Tokens in memory at a time.
@@ -108,6 +115,7 @@ class StudySpec:
     ks: tuple[int, ...] | None = None
     renorms: tuple[str, ...] = ("native",)
     lens_positions: int = 200
+    lens_norm: Literal["final", "none"] = "final"
     prompt: str | None = None
     seed: int = 0
     batch_tokens: int = 4096
@@ -150,12 +158,9 @@ class StudySpec:
         for name in ("model", "text"):
             if not isinstance(known.get(name), Mapping):
                 raise InputError(f"the spec has no table [{name}]")
-        known["model"] = _made(ModelSpec, known["model"], "[model]")
-        known["text"] = _made(TextSpec, known["text"], "[text]")
-        for name in ("measures", "ks", "renorms"):
-            if isinstance(known.get(name), list):
-                known[name] = tuple(known[name])
-        return _made(StudySpec, known, "the spec")
+        known["model"] = made(ModelSpec, known["model"], where="[model]")
+        known["text"] = made(TextSpec, known["text"], where="[text]")
+        return made(StudySpec, known, where="the spec")
 
     @staticmethod
     def from_toml(path: str | Path) -> StudySpec:
@@ -173,18 +178,3 @@ class StudySpec:
             raise InputError(f"{path} is not TOML: {error}") from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-
-
-Made = TypeVar("Made", ModelSpec, TextSpec, StudySpec)
-
-
-def _made(kind: type[Made], values: Mapping[str, Any], where: str) -> Made:
-    names = [f.name for f in fields(kind)]
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise InputError(f"{where} has no {unknown[0]!r}; it has {', '.join(names)}")
-    required = names[:1] if kind is not StudySpec else names[:2]
-    missing = sorted(set(required) - set(values))
-    if missing:
-        raise InputError(f"{where} lacks {missing[0]!r}")
-    return kind(**values)

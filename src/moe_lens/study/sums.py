@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -14,7 +14,7 @@ from moe_lens.event import Field, LayerEvent, Tokens, fields_of
 from moe_lens.lens.corpus import CorpusLens
 from moe_lens.lens.sampling import SampledPositions
 from moe_lens.lens.states import residual_scales
-from moe_lens.lens.unembed import OutputHead, find_head
+from moe_lens.lens.unembed import Norm, OutputHead
 from moe_lens.models.model import MoEModel
 from moe_lens.stats.accumulator import Accumulator
 from moe_lens.stats.coactivation import Coactivation
@@ -22,6 +22,7 @@ from moe_lens.stats.documents import DocumentUsage
 from moe_lens.stats.next_token import NextTokenLoss
 from moe_lens.stats.similarity import Similarity
 from moe_lens.stats.weight_mass import WeightMass
+from moe_lens.study.abilities import Abilities
 
 _SEPARATOR = "/"
 
@@ -103,30 +104,31 @@ def main_sums(
     model: MoEModel,
     tokenized: TokenizedCorpus,
     *,
-    measures: Sequence[str],
+    able: Abilities,
     sample: SampledPositions | None,
+    norm: Norm,
 ) -> PassSums:
     """The sums of the pass with the model's own routing."""
     domain_of = torch.tensor(tokenized.corpus.domain_indices)
     sums = PassSums(domain_of)
-    if "routing" in measures:
+    if "routing" in able.measures:
         sums.accumulators |= {"usage": DocumentUsage(), "pairs": Coactivation()}
         sums.mass = [WeightMass() for _ in tokenized.corpus.domains]
-    if "similarity" in measures:
+    if "similarity" in able.measures:
         sums.accumulators["similarity"] = Similarity(residual_scales(model), domain_of)
-    if "perplexity" in measures:
-        sums.head = find_head(model)
-        sums.loss = NextTokenLoss(sums.head)
-    if "lens" in measures and sample is not None:
-        sums.lens = CorpusLens(model, sample)
+    if "perplexity" in able.measures:
+        assert able.head is not None
+        sums.head, sums.loss = able.head, NextTokenLoss(able.head)
+    if "lens" in able.measures and sample is not None:
+        sums.lens = CorpusLens(model, sample, norm=norm, unembedding=able.unembedding)
     return sums
 
 
-def loss_sums(model: MoEModel, tokenized: TokenizedCorpus) -> PassSums:
+def loss_sums(tokenized: TokenizedCorpus, *, able: Abilities) -> PassSums:
     """The sums of a pass that measures perplexity alone."""
+    assert able.head is not None
     domain_of = torch.tensor(tokenized.corpus.domain_indices)
-    head = find_head(model)
-    return PassSums(domain_of, loss=NextTokenLoss(head), head=head)
+    return PassSums(domain_of, loss=NextTokenLoss(able.head), head=able.head)
 
 
 def _of(state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:

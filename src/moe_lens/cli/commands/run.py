@@ -55,6 +55,9 @@ def run(
     lens_positions: Annotated[
         int, typer.Option(help="Sampled positions of each domain for the lens.")
     ] = 200,
+    lens_norm: Annotated[
+        str, typer.Option(help="final, or none: decode without the model's final norm.")
+    ] = "final",
     prompt: Annotated[str | None, typer.Option(help="Text for the lens grid.")] = None,
     seed: SeedOption = 0,
     batch_tokens: BatchTokensOption = 4096,
@@ -89,6 +92,7 @@ def run(
                 "ks": k,
                 "renorms": renorm,
                 "lens_positions": lens_positions,
+                "lens_norm": lens_norm,
                 "prompt": prompt,
                 "seed": seed,
                 "batch_tokens": batch_tokens,

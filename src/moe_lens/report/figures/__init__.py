@@ -10,7 +10,7 @@ from moe_lens.report.figures.compared import (
     compared_perplexity,
     compared_specialization,
 )
-from moe_lens.report.figures.effect import lens, perplexity, similarity
+from moe_lens.report.figures.effect import lens, perplexity, perplexity_minmax, similarity
 from moe_lens.report.figures.routing import (
     concentration,
     heatmap,
@@ -31,6 +31,7 @@ __all__ = [
     "lens",
     "overlap",
     "perplexity",
+    "perplexity_minmax",
     "similarity",
     "specialization",
 ]

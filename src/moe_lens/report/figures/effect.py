@@ -165,6 +165,51 @@ def perplexity(frame: pl.DataFrame) -> Chart:
     )
 
 
+def perplexity_minmax(frame: pl.DataFrame) -> Chart:
+    """The paper's curve: perplexity over k, each domain's own range stretched to 0 to 1.
+
+    Of one renorm alone, `native` where it was run.
+
+    Source: terms.md#renorm
+    """
+    check_columns(frame, "perplexity")
+    modes = frame["renorm"].unique(maintain_order=True).to_list()
+    mode = "native" if "native" in modes else modes[0]
+    kept = frame.filter((pl.col("renorm") == mode) & pl.col("minmax").is_not_null())
+    kept = placed(kept).sort("place", "k", maintain_order=True)
+    names = kept["domain"].unique(maintain_order=True).to_list()
+    color, dash = _styles("domain", names, {})
+    chart = (
+        alt.Chart(rows(kept.select("domain", "k", "minmax", "perplexity_tokens")))
+        .mark_line(aria=False, strokeWidth=2, point=alt.OverlayMarkDef(size=30, strokeDash=[1, 0]))
+        .encode(
+            x=alt.X(
+                "k:Q",
+                title="Active experts k",
+                scale=alt.Scale(nice=False, padding=10, zero=False),
+                axis=alt.Axis(format="d", tickMinStep=1, grid=False),
+            ),
+            y=alt.Y("minmax:Q", title="Perplexity, each domain from 0 to 1"),
+            color=color,
+            strokeDash=dash,
+            tooltip=[
+                alt.Tooltip("domain:N"),
+                alt.Tooltip("k:O", title="active experts"),
+                alt.Tooltip("perplexity_tokens:Q", title="perplexity", format=".4~g"),
+                alt.Tooltip("minmax:Q", title="stretched", format=".3f"),
+            ],
+        )
+        .properties(width=880, height=260)
+    )
+    return finish(
+        chart,
+        title="The paper's curve: perplexity over active experts, stretched",
+        subtitle="(ppl - min) / (max - min) of each domain over k. The shape alone: a rise of 1 % "
+        "and one of 100 % look the same.",
+        cell_width=0,
+    )
+
+
 def lens(frame: pl.DataFrame, *, measure: LensMeasure = "agree_layer") -> Chart:
     """What states of the residual stream decode to, per layer, with the residual-only control.
 
@@ -254,7 +299,8 @@ def _styles(
     legend = line_legend(f"{json.dumps(known)}[datum.label] || datum.label")
     times = -(-len(names) // len(colors))
     hues = (list(colors) * times)[: len(names)]
-    dashes = (_DASHES * times)[: len(names)]
+    # Each round of the colours has other dashes, so that no two names look alike.
+    dashes = [_DASHES[(i + i // len(colors)) % len(_DASHES)] for i in range(len(names))]
     return (
         alt.Color(f"{field}:N", scale=alt.Scale(domain=names, range=hues), legend=legend),
         alt.StrokeDash(f"{field}:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),

@@ -20,10 +20,21 @@ PERPLEXITY = Figure(
     ),
 )  # fmt: skip
 
+PERPLEXITY_MINMAX = Figure(
+    "perplexity_minmax",
+    "perplexity",
+    "What shape has the loss?",
+    "The curve as the paper draws it: of each domain, the worst k is 1 and the best 0. It shows "
+    "where the loss falls, and hides how large it is; the figure above says that.",
+    figures.perplexity_minmax,
+    findings.perplexity_minmax,
+    columns("domain", "renorm", "k", "perplexity_tokens", "minmax"),
+)
+
 SECTION = Section(
     anchor="what-can-go",
     heading="What can go?",
     lead="What the model loses when fewer experts work.",
-    parts=(PERPLEXITY,),
+    parts=(PERPLEXITY, PERPLEXITY_MINMAX),
     always=True,
 )
