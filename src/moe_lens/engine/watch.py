@@ -184,6 +184,7 @@ class LayerWatch:
 
         return hook
 
+    @torch.no_grad()
     def _emit(self, module: nn.Module, args: Any, output: Any) -> None:
         routing, tap = self._routing, self._tap
         if routing is None or tap.states is None:
