@@ -127,6 +127,81 @@ def test_some_criteria_alone_are_the_same_numbers(
     assert few.importance["score"].to_list() == pytest.approx(expected["score"].to_list(), rel=1e-6)
 
 
+@pytest.fixture(scope="module")
+def ablated(spec: ScoreSpec, tmp_path_factory: pytest.TempPathFactory) -> ScoreRun:
+    causal = replace(spec, causal=6, causal_tokens=80)
+    return score(causal, tmp_path_factory.mktemp("ablated") / "run")
+
+
+def test_ablations_add_their_tables(ablated: ScoreRun, finished: ScoreRun) -> None:
+    names = ["causal", "causal_documents", "causal_text", "importance", "prediction", "stability"]
+    assert ablated.tables == names
+    assert ablated.importance.equals(finished.importance)
+    table = ablated.causal
+    assert table["domain"].unique(maintain_order=True).to_list() == ["all", "left", "right"]
+    places = table.select("layer", "expert").unique()
+    assert len(places) == 6
+    kinds = ["drop", "mask", "replace", "random", "drop_over_random"]
+    for (layer, expert), part in (
+        table.filter(pl.col("domain") == "all")
+        .partition_by("layer", "expert", as_dict=True)
+        .items()
+    ):
+        assert part["ablation"].to_list() == kinds, (layer, expert)
+        assert part["num_tokens"].n_unique() == 1  # the same tokens, whatever is done to them
+    text = ablated.table("causal_text")
+    assert text["domain"].to_list() == ["left"] * 4 + ["right"] * 4
+    assert text["num_predicted"].to_list() == [19, 20, 21, 22] * 2
+
+
+def test_prediction_has_every_criterion_for_every_ablation_and_layer(ablated: ScoreRun) -> None:
+    table = ablated.prediction
+    assert set(table["criterion"]) == {*CRITERIA, "random", "other_half"}
+    assert table["layer"].unique().sort().to_list() == [None, 1, 2]
+    assert len(table) == 5 * 2 * 3 * (len(CRITERIA) + 2)
+
+
+@pytest.mark.parametrize("after", [7, 60])
+def test_ablations_that_stop_go_on_and_end_the_same(
+    ablated: ScoreRun, spec: ScoreSpec, tmp_path: Path, after: int
+) -> None:
+    causal = replace(spec, causal=6, causal_tokens=80)
+    seen = 0
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        def advance(num_tokens: int) -> None:
+            nonlocal seen
+            seen += what == "ablating"
+            if seen > after:
+                raise _StopError
+
+        yield advance
+
+    with pytest.raises(_StopError):
+        score(causal, tmp_path / "run", progress=progress)
+    assert (tmp_path / "run" / "tables" / "importance.parquet").exists()
+    with pytest.raises(InputError, match="holds no finished scoring; start `moe-lens score` again"):
+        ScoreRun(tmp_path / "run")
+    done = {f: f.stat().st_mtime_ns for f in (tmp_path / "run" / "state").glob("causal-*")}
+    assert bool(done) == (after > 24)  # 6 experts x 4 ablations of the first batch
+    assert contents(score(causal, tmp_path / "run").directory) == contents(ablated.directory)
+
+
+def test_progress_adds_up(spec: ScoreSpec, tmp_path: Path) -> None:
+    told: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        told[what] = [total]
+        yield told[what].append
+
+    score(replace(spec, causal=3, causal_tokens=80), tmp_path / "run", progress=progress)
+    assert list(told) == ["scoring", "ablating"]
+    for total, *steps in told.values():
+        assert sum(steps) == total
+
+
 def test_mistakes_are_told(spec: ScoreSpec, finished: ScoreRun, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="criterion 'reep' is not one of frequency, gate_mass"):
         replace(spec, criteria=("reep",))
@@ -134,6 +209,12 @@ def test_mistakes_are_told(spec: ScoreSpec, finished: ScoreRun, tmp_path: Path) 
         replace(spec, criteria=())
     with pytest.raises(InputError, match="batch_tokens = 0: give at least 1"):
         replace(spec, batch_tokens=0)
+    with pytest.raises(InputError, match="ablation 'prune' is not one of drop, mask, replace"):
+        replace(spec, ablations=("prune",))
+    with pytest.raises(InputError, match="causal = -1: ablate 0 experts or more"):
+        replace(spec, causal=-1)
+    with pytest.raises(InputError, match="causal_tokens = 0: give at least 1"):
+        replace(spec, causal_tokens=0)
     with pytest.raises(InputError, match="holds another run: spec differ"):
         score(replace(spec, seed=3), finished.directory)
     with pytest.raises(InputError, match=r"holds no scoring: it has no manifest\.json"):

@@ -156,6 +156,39 @@ def scores(stability: pl.DataFrame, *, skipped: Mapping[str, str]) -> None:
         out.print(Text(f"not available: {name} ({reason})", style="dim"))
 
 
+def prediction(table: pl.DataFrame) -> None:
+    """How well each criterion foretells what dropping an expert does to the loss."""
+    import polars as pl
+
+    def cell(row: dict[str, float | None]) -> str:
+        low, high = row["spearman_low"], row["spearman_high"]
+        if row["spearman"] is None:
+            return "–"
+        ends = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+        return f"{row['spearman']:+.2f}{ends}"
+
+    rows = table.filter(pl.col("layer").is_null())
+    first = rows["ablation"][0]
+    rows = rows.filter(pl.col("ablation") == first)
+    out = _out()
+    out.print(
+        Text(
+            f"Spearman of each criterion with what the ablation {first!r} does to the loss, ranks "
+            f"within layers, {rows['num_experts'][0]} experts; 95 % intervals. The last two rows "
+            f"are chance, and how far the effect agrees with itself on other documents.",
+            style="dim",
+        )
+    )
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("criterion")
+    for name in ("at its tokens", "over the text"):
+        shown.add_column(name, justify="right")
+    for (criterion,), group in rows.group_by("criterion", maintain_order=True):
+        cells = {row["effect"]: cell(row) for row in group.to_dicts()}
+        shown.add_row(Text(str(criterion)), Text(cells["own"]), Text(cells["text"]))
+    out.print(shown)
+
+
 def _rows(summary: pl.DataFrame, *, per_layer: bool) -> Iterator[list[str]]:
     import polars as pl
 

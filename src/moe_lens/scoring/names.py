@@ -1,4 +1,4 @@
-"""The names of criteria; this module needs no torch."""
+"""The names of criteria and ablations; this module needs no torch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ CRITERIA = (
     "max_abs",
 )
 """In the order of tables. Every score is higher for a more important expert."""
+
+ABLATIONS = ("drop", "mask", "replace", "random")
+"""Ways to take an expert from the tokens that chose it; `random` is the control."""
 
 
 def known(names: Collection[str], among: Sequence[str], *, what: str) -> tuple[str, ...]:

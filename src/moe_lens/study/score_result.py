@@ -10,15 +10,13 @@ from typing import Any
 import polars as pl
 
 from moe_lens.errors import InputError
-from moe_lens.study.files import MANIFEST, TABLES
-
-LAST_TABLE = "importance"
-"""Written last: where it is, all tables are."""
+from moe_lens.study.files import MANIFEST, STATE, TABLES
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether all tables of a scoring are there."""
-    return (directory / TABLES / f"{LAST_TABLE}.parquet").is_file()
+    """Whether all tables of a scoring are there: then what it worked from is gone."""
+    there = (directory / TABLES / "importance.parquet").is_file()
+    return there and not (directory / STATE).exists()
 
 
 class ScoreRun:
@@ -37,8 +35,7 @@ class ScoreRun:
             raise InputError(f"{self.directory} holds no scoring: it has no {MANIFEST}")
         if not is_finished(self.directory):
             raise InputError(
-                f"{self.directory} holds no finished scoring (it has no table {LAST_TABLE}); "
-                f"start `moe-lens score` again to go on"
+                f"{self.directory} holds no finished scoring; start `moe-lens score` again to go on"
             )
 
     def __repr__(self) -> str:
@@ -71,6 +68,16 @@ class ScoreRun:
     def importance(self) -> pl.DataFrame:
         """Every expert's score by every criterion, for each domain and all of them."""
         return self.table("importance")
+
+    @property
+    def causal(self) -> pl.DataFrame:
+        """What becomes of the loss when an expert is taken from the tokens that chose it."""
+        return self.table("causal")
+
+    @property
+    def prediction(self) -> pl.DataFrame:
+        """How well each criterion foretells that."""
+        return self.table("prediction")
 
     @property
     def stability(self) -> pl.DataFrame:

@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import polars as pl
 import torch
 
 from moe_lens.corpus import Corpus, TokenizedCorpus
@@ -17,6 +18,8 @@ from moe_lens.scoring.criteria import Needs, needs_of, unavailable
 from moe_lens.scoring.weights import aimer
 from moe_lens.stats.ballots import Ballots
 from moe_lens.stats.importance import Importance, LayerTerms
+from moe_lens.study.causal import NAME as CAUSAL
+from moe_lens.study.causal import CausalRun, causal_tables, unavailable_ablations
 from moe_lens.study.files import STATE, TABLES, write_table
 from moe_lens.study.manifest import begin, manifest_of
 from moe_lens.study.opening import open_corpus, open_model, within_budget
@@ -62,19 +65,32 @@ def score_model(
     tokenized = within_budget(model, corpus, spec.text)
     missing = unavailable(model)
     skipped = {name: reason for name, reason in missing.items() if name in spec.criteria}
+    skipped |= unavailable_ablations(model, spec)
     criteria = [name for name in spec.criteria if name not in skipped]
     if not criteria:
         raise UnsupportedModel(f"{model.model_type}: {'; '.join(skipped.values())}")
     begin(directory, manifest_of(spec, model, tokenized, skipped))
     if is_finished(directory):
-        shutil.rmtree(directory / STATE, ignore_errors=True)  # killed between table and this
         return ScoreRun(directory)
     show = progress or (lambda what, total: nullcontext(lambda num_tokens: None))
     scores = _scores(spec, model, tokenized, criteria, directory, show)
-    write_table(directory / TABLES / "stability.parquet", scores.stability())
-    write_table(directory / TABLES / "importance.parquet", scores.importance())
-    shutil.rmtree(directory / STATE)
+    importance = scores.importance()
+    tables = {"stability": scores.stability(), "importance": importance}
+    _write(tables, directory)  # they can be read while ablations go on
+    ablations = tuple(name for name in spec.ablations if name not in skipped)
+    if spec.causal and ablations and CAUSAL not in skipped:
+        causal = CausalRun.of(model, spec, ablations, tokenized, directory)
+        plan = causal.plan(importance)
+        with show("ablating", causal.num_steps(plan)) as advance:
+            found = causal.run(plan, advance)
+        _write(causal_tables(importance, found, seed=spec.seed), directory)
+    shutil.rmtree(directory / STATE)  # last: without it the run is finished
     return ScoreRun(directory)
+
+
+def _write(tables: dict[str, pl.DataFrame], directory: Path) -> None:
+    for name, table in tables.items():
+        write_table(directory / TABLES / f"{name}.parquet", table)
 
 
 def _scores(

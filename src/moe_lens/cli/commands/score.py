@@ -36,6 +36,16 @@ def score(
         list[str] | None,
         typer.Option(help="reap, frequency, ... (docs/pruning.md); repeat for several [all]."),
     ] = None,
+    causal: Annotated[
+        int, typer.Option(help="Also ablate so many experts, over all layers, and see the loss.")
+    ] = 0,
+    ablation: Annotated[
+        list[str] | None,
+        typer.Option(help="drop, mask, replace, random (the control); repeat [all]."),
+    ] = None,
+    causal_tokens: Annotated[
+        int, typer.Option(help="About so many tokens of each domain for that.")
+    ] = 4096,
     max_tokens: MaxTokensOption = None,
     max_documents: MaxDocumentsOption = None,
     split: SplitOption = Split.FILE,
@@ -51,7 +61,7 @@ def score(
 ) -> None:
     """Say what each expert is worth, by every criterion, and how sure that is."""
     from moe_lens.cli.scoring import run_scoring
-    from moe_lens.scoring.names import CRITERIA
+    from moe_lens.scoring.names import ABLATIONS, CRITERIA
     from moe_lens.study.score_spec import ScoreSpec
     from moe_lens.study.spec import ModelSpec, TextSpec
 
@@ -66,6 +76,9 @@ def score(
             context_length=context,
         ),
         criteria=CRITERIA if criterion is None else tuple(criterion),
+        causal=causal,
+        ablations=ABLATIONS if ablation is None else tuple(ablation),
+        causal_tokens=causal_tokens,
         seed=seed,
         batch_tokens=batch_tokens,
     )
@@ -75,4 +88,6 @@ def score(
         show.line(json.dumps({"run": str(out), "tables": run.tables, "skipped": skipped}))
     else:
         show.scores(run.stability, skipped=run.manifest["skipped"])
+        if "prediction" in run.tables:
+            show.prediction(run.prediction)
         show.line(f"scores: {out / 'tables' / 'importance.parquet'}")
