@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "corpus": {"errors"},
     "models": {"errors", "choice", "event"},
     "policies": {"errors", "choice", "event", "routing"},
-    "engine": {"errors", "choice", "event", "routing", "corpus", "models", "policies"},
+    "engine": {"errors", "writing", "choice", "event", "routing", "corpus", "models", "policies"},
     "stats": {"errors", "choice", "event", "routing", "corpus", "lens", "policies"},
     "lens": {
-        *("errors", "event", "routing", "corpus", "models", "engine", "policies"),
+        *("errors", "writing", "event", "routing", "corpus", "models", "engine", "policies"),
         *("observing", "stats"),
     },
     "scoring": {

@@ -60,7 +60,7 @@ class LayerEvent:
         resid_mid: The residual stream after attention, the input of the norm before the block.
         block_output: What the MoE block returned: routed and shared together.
         layer_output: The residual stream after the layer.
-        batch: Place of the batch among those that go through layers together; 0 where it is alone.
+        batch: Number of the batch in its sweep.
     """
 
     layer: int

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from moe_lens.engine.capacity import (
+    OVERHEAD_BYTES,
+    check_two_layers,
+    fits,
+    memory_at_hand,
+    parse_size,
+    say_size,
+)
 from moe_lens.engine.proof import prove
 from moe_lens.errors import CheckpointError, InputError
 from moe_lens.models.checkpoint import open_model
 from moe_lens.models.config import CONFIG, find_config, read_config
 from moe_lens.models.model import MoEModel
+from moe_lens.models.shards import weight_bytes, weight_files
 
 EMBEDDED = "demo"
 """Names the small trained model that comes with the package."""
 
-Engine = Literal["auto", "resident", "streaming"]
-ENGINES: tuple[Engine, ...] = ("auto", "resident", "streaming")
+ENGINES = ("auto", "resident", "streaming")
 
 _DTYPES = {
     "float32": torch.float32,
@@ -35,7 +42,8 @@ def load_model(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
-    engine: Engine = "resident",
+    engine: str = "auto",
+    memory: str | int | None = None,
 ) -> MoEModel:
     """Load a Mixture-of-Experts model and prove that what is observed of it is right.
 
@@ -49,12 +57,17 @@ def load_model(
         trust_remote_code: Whether Python code that comes with the checkpoint may run, with your
             rights. Never needed for the families of docs/families.md.
         revision: Branch, tag or commit of a hub id.
-        engine: "resident" (all weights in memory) or "streaming" (one decoder layer at a time;
-            same events, same results, for models that are larger than the memory).
+        engine: "resident" (all weights in memory), "streaming" (one decoder layer at a time, the
+            next one read meanwhile; same events, same results, for models larger than memory), or
+            "auto": resident where the weights fit.
+        memory: What weights and work may take on the device, such as "8GiB" or bytes; None for
+            what is free now.
 
     Raises:
         CheckpointError: The checkpoint is missing, cut short, damaged, or not of one piece.
-        UnsupportedModel: Its experts cannot be observed, or a check of the proof failed.
+        InputError: An argument is none of these, or the memory does not suffice.
+        UnsupportedModel: Its experts cannot be observed, its layers cannot be streamed, or a check
+            of the proof failed.
     """
     source = str(path_or_id)
     target = embedded_model() if source == EMBEDDED else path_or_id
@@ -63,15 +76,24 @@ def load_model(
     file = find_config(target, revision=revision)
     config = read_config(file, source=source, trust_remote_code=trust_remote_code)
     directory = checkpoint_directory(source, revision=revision, with_code=trust_remote_code)
+    wanted, place = _dtype(dtype), _device(device)
+    allowed = memory_at_hand(place) if memory is None else parse_size(str(memory))
+    needed = weight_bytes(weight_files(directory), wanted)
+    streaming = _streams(engine, needed, allowed, source=source)
     model = open_model(
         directory,
         config,
         source=source,
-        dtype=_dtype(dtype),
-        device=_device(device),
+        dtype=wanted,
+        device=place,
         trust_remote_code=trust_remote_code,
-        streaming=engine == "streaming",
+        streaming=streaming,
     )
+    if model.store is not None:
+        check_two_layers(model.store.layer_bytes, allowed, source=source)
+        room = allowed if place.type == "cpu" else memory_at_hand(torch.device("cpu"))
+        in_use = 2 * model.store.layer_bytes if place.type == "cpu" else 0
+        model.store.room_bytes = max(0, room - in_use - OVERHEAD_BYTES)
     return prove(model)
 
 
@@ -96,6 +118,18 @@ def checkpoint_directory(
     if Path(target).expanduser().is_dir():
         return file.parent
     return _fetch(str(path_or_id), revision=revision, with_code=with_code)
+
+
+def _streams(engine: str, needed: int, allowed: int, *, source: str) -> bool:
+    """Whether decoder layers are to stay on disk."""
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+    if engine == "resident" and not fits(needed, allowed):
+        raise InputError(
+            f"{source}: its weights take {say_size(needed)}, but {say_size(allowed)} of memory may "
+            f"be used; stream it (--engine streaming), or allow more with --memory"
+        )
+    return engine == "streaming" or (engine == "auto" and not fits(needed, allowed))
 
 
 def embedded_model() -> Path:

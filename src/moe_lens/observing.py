@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from moe_lens.corpus import Corpus, Document, TokenBatch, TokenizedCorpus, batches, tokenize
 from moe_lens.corpus.tokens import OnLong
 from moe_lens.engine.recorder import Recorder
-from moe_lens.engine.session import Session
+from moe_lens.engine.sweep import Stream, sweep
 from moe_lens.errors import CorpusError, InputError
 from moe_lens.event import Field, LayerEvent, fields_of
 from moe_lens.models.model import MoEModel
-from moe_lens.policies import Policy
+from moe_lens.policies import Identity, Policy
 from moe_lens.stats.accumulator import Accumulator
 
 DEFAULT_CONTEXT = 1024
@@ -48,10 +48,10 @@ def record(
     corpus = Corpus(documents=(Document(text=text, domain="text", id="text"),), domains=("text",))
     tokenized = tokens_of(model, corpus, count_bos=count_bos)
     recorder = Recorder(fields)
-    with Session(model, sink=recorder.update, fields=recorder.fields, policy=policy) as session:
-        for batch in batches(tokenized, batch_tokens=DEFAULT_BATCH_TOKENS):
-            session.run(batch)
-    return recorder.events
+    stream = Stream(policy or Identity(), recorder.update, recorder.fields)
+    for _ in sweep(model, batches(tokenized, batch_tokens=DEFAULT_BATCH_TOKENS), [stream]):
+        pass
+    return sorted(recorder.events, key=lambda event: (event.batch, event.layer))
 
 
 def observe(
@@ -71,7 +71,7 @@ def observe(
         accumulators: They get what they ask for, and add to themselves.
         policy: Replaces each router's decision.
         sink: Called with each event too, such as a trace writer's `update`.
-        progress: Called after each batch with the number of its tokens.
+        progress: Called as work goes on with tokens done, in all those of the batches.
 
     Raises:
         UnsupportedModel: The family does not have what an accumulator asks for.
@@ -84,11 +84,10 @@ def observe(
             sink(event)
 
     fields = fields_of(accumulator.needs for accumulator in accumulators)
-    with Session(model, sink=feed, fields=fields, policy=policy) as session:
-        for batch in token_batches:
-            session.run(batch)
-            if progress is not None:
-                progress(batch.num_tokens)
+    for _ in sweep(
+        model, token_batches, [Stream(policy or Identity(), feed, fields)], progress=progress
+    ):
+        pass
 
 
 def tokens_of(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
+from moe_lens.cli.tracing import TraceJob
 from moe_lens.engine.recorder import Recorder
 from moe_lens.engine.session import Session
 from moe_lens.engine.sweep import Stream, sweep
@@ -15,8 +18,9 @@ from moe_lens.event import Field
 from moe_lens.loading import load_model
 from moe_lens.models.model import MoEModel
 from moe_lens.models.tiny import tiny_model
+from moe_lens.observing import record
 from moe_lens.policies import KeepTopK, Renorm
-from tests.checkpoints import edit_weights
+from tests.checkpoints import edit_weights, save_checkpoint, text_of
 from tests.engine.families import SUPPORTED, token_batch
 from tests.engine.test_sweep import same_events
 
@@ -107,3 +111,49 @@ def test_recording_works_as_with_a_resident_model(tmp_path: Path) -> None:
             session.run(batch)
         found.append(recorder.events)
     assert same_events(*found)
+
+
+def test_residual_streams_that_do_not_fit_are_spilled(tmp_path: Path) -> None:
+    _, streamed = both(tmp_path, "deepseek")
+    assert streamed.store is not None
+    batches = [token_batch(n, n - 2, vocab_size=streamed.vocab_size, seed=n) for n in (9, 15)]
+    streams = [Stream(), Stream(KeepTopK(1)), Stream(KeepTopK(2))]
+    in_memory = list(sweep(streamed, batches, streams))
+    streamed.store.room_bytes = 0
+    swept = sweep(streamed, batches, streams)
+    spilled = [next(swept)]
+    (folder,) = Path(tempfile.gettempdir()).glob("moe-lens-*")
+    tokens = (9 * 2 + 15 * 2) * 32 * 4
+    assert [f.stat().st_size for f in folder.iterdir()] == [tokens * 3] * 2
+    spilled += swept
+    assert not folder.exists()
+    for one, other in zip(in_memory, spilled, strict=True):
+        assert all(map(torch.equal, one.hidden, other.hidden))
+
+
+def test_a_trace_is_the_same_file(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(text_of(200))
+    traces = []
+    for engine in ("resident", "streaming"):
+        job = TraceJob.open(
+            str(folder),
+            str(tmp_path / "text.txt"),
+            split="file",
+            field="text",
+            max_documents=None,
+            context_length=40,
+            on_long="split",
+            count_bos=False,
+            dtype="auto",
+            device="cpu",
+            revision=None,
+            trust_remote_code=False,
+            engine=engine,
+        )
+        job.write(tmp_path / f"{engine}.parquet", batch_tokens=64, progress=lambda n: None)
+        traces.append(pl.read_parquet(tmp_path / f"{engine}.parquet"))
+        text = (tmp_path / "text.txt").read_text()
+        events = record(job.model, text, fields=[Field.OUTPUTS])
+        assert [event.layer for event in events] == [1, 2] * (len(events) // 2)
+    assert traces[0].equals(traces[1])

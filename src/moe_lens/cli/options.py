@@ -30,6 +30,13 @@ ModelArgument = Annotated[
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="auto, resident (all weights in memory) or streaming (layer by layer)."),
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="What the model may take of it, such as 8GiB [what is free].")
+]
 TrustOption = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint."),

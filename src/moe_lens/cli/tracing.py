@@ -41,6 +41,8 @@ class TraceJob:
         device: str,
         revision: str | None,
         trust_remote_code: bool,
+        engine: str = "auto",
+        memory: str | None = None,
     ) -> TraceJob:
         """Read the corpus first: a mistake in it is told before a large model is loaded."""
         transformers.utils.logging.set_verbosity_error()
@@ -52,6 +54,8 @@ class TraceJob:
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            engine=engine,
+            memory=memory,
         )
         tokenized = tokens_of(
             loaded, text, context_length=context_length, on_long=on_long, count_bos=count_bos

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+from torch import nn
+
+from moe_lens.models.model import MoEModel
 from moe_lens.models.store import LayerStore
+from moe_lens.models.structure import stack_name
 
 
 class LayerReader:
@@ -51,3 +55,16 @@ class LayerReader:
     def _ask_for(self, index: int) -> None:
         if index not in self._coming:
             self._coming[index] = self._pool.submit(self._store.load, index)
+
+
+def each_layer(model: MoEModel) -> Iterator[tuple[int, str, nn.Module]]:
+    """Every decoder layer in order: index, path of its tensors, and the layer, its weights there.
+
+    The weights of a streamed model's layer go when the next one is asked for.
+    """
+    name = stack_name([layer.modules for layer in model.layers])
+    store = model.store
+    with nullcontext() if store is None else LayerReader(store) as reader:
+        for index, layer in enumerate(model.hf.get_submodule(name).children()):
+            with nullcontext() if reader is None else reader.layer(index):
+                yield index, f"{name}.{index}.", layer

@@ -104,23 +104,27 @@ class Session:
     ) -> None:
         self._stack.close()
 
-    def expect(self, batch: TokenBatch) -> None:
+    def expect(self, batch: TokenBatch, *, number: int = 0) -> None:
         """Say which tokens the next calls of the model's layers belong to; `run` does so itself."""
-        rows = Rows.of(batch, self._model.device)
+        rows = Rows.of(batch, self._model.device, number=number)
         for watch in self._watches:
             watch.rows = rows
 
     @torch.no_grad()
-    def run(self, batch: TokenBatch) -> Float[Tensor, "seq pos d_model"]:
+    def run(self, batch: TokenBatch, *, number: int = 0) -> Float[Tensor, "seq pos d_model"]:
         """Send a batch through; events reach the sink on the way.
 
         Each call reads all weights of a model that is streamed: `sweep` takes many batches.
+
+        Args:
+            batch: The batch.
+            number: What its events call it.
 
         Returns:
             The last hidden states, after the final norm, padding included.
         """
         if self._model.store is not None:
-            (swept,) = LayerMajor(self._model, [batch], [self._stream]).run()
+            (swept,) = LayerMajor(self._model, [batch], [self._stream], number=number).run()
             return swept.hidden[0]
-        self.expect(batch)
+        self.expect(batch, number=number)
         return last_hidden(self._model, batch)

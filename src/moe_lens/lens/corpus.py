@@ -1,12 +1,15 @@
 """`CorpusLens`: the extended logit lens over sampled positions of a corpus.
 
-Fed by a session: `update` with each event, then `finish` with each batch and its last hidden
-states. The sampled states of all layers are kept, as the head reads them, and decoded together:
-one pass over the head for as many as memory may hold.
+Fed by a session or a sweep: `update` with each event, then `finish` with each batch and its last
+hidden states. Until then a batch's states wait, in memory or in files. The sampled states of all
+layers are kept, as the head reads them, and decoded together: one pass over the head for as many
+as memory may hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -14,15 +17,17 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.event import LayerEvent
 from moe_lens.lens.decode import decode
 from moe_lens.lens.sampling import SampledPositions
-from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales
+from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales, state_names
 from moe_lens.lens.unembed import Norm, Unembedding, find_unembedding
 from moe_lens.models.model import MoEModel
+from moe_lens.writing import whole
 
 SCHEMA: dict[str, Any] = {
     "domain": pl.String,
@@ -42,6 +47,34 @@ _MAX_HELD_BYTES = 1 << 28
 class _State(NamedTuple):
     layer: int
     name: str
+
+
+class _Pending(NamedTuple):
+    """One layer's states of a batch's sampled tokens; empty where they wait in a file."""
+
+    names: tuple[_State, ...]
+    inputs: Float[Tensor, "tok state d_model"]
+    present: Bool[Tensor, "tok state"]
+    file: Path | None = None
+
+    def loaded(self) -> _Pending:
+        """With its states in memory."""
+        if self.file is None:
+            return self
+        tensors = load_file(self.file)
+        return _Pending(self.names, tensors["inputs"], tensors["present"])
+
+
+def _in_file(file: Path, waiting: _Pending) -> _Pending:
+    with whole(file) as beside:
+        tensors = {"inputs": waiting.inputs, "present": waiting.present}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, beside)
+    return _from_file(file, waiting.names)
+
+
+def _from_file(file: Path, names: tuple[_State, ...]) -> _Pending:
+    nothing = torch.empty(0, len(names), 0)
+    return _Pending(names, nothing, torch.empty(0, len(names), dtype=torch.bool), file)
 
 
 class _Held(NamedTuple):
@@ -107,9 +140,11 @@ class CorpusLens:
         self._scales = residual_scales(model)
         self._unembedding = unembedding or find_unembedding(model)
         self._has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
+        self._top_k = model.layers[0].modules.top_k
         self._sample, self._norm, self._max_held_bytes = sample, norm, max_held_bytes
         self._states: tuple[_State, ...] = ()
-        self._pending: list[tuple[tuple[_State, ...], Tensor, Tensor]] = []
+        self._pending: dict[int, list[_Pending]] = {}
+        self._folder: Path | None = None
         self._held: list[_Held] = []
         self._read: list[_Read] = []
 
@@ -123,25 +158,65 @@ class CorpusLens:
         )
         names = tuple(_State(event.layer, name) for name in states.names)
         inputs = self._unembedding.inputs(states.values, norm=self._norm)
-        self._pending.append((names, inputs, states.present))
+        waiting = _Pending(names, inputs, states.present)
+        if self._folder is not None:
+            waiting = _in_file(self._file(event.batch, event.layer), waiting)
+        self._pending.setdefault(event.batch, []).append(waiting)
 
-    def finish(self, batch: TokenBatch, hidden: Float[Tensor, "seq pos d_model"]) -> None:
-        """Take the end of the batch whose events came last.
+    def wait_in(self, folder: Path) -> None:
+        """Let the states of batches that are under way wait in files of a folder.
+
+        Where all batches go through a layer before the next, there are more than memory holds.
+        """
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def go_on(self, numbers: Sequence[int], *, layer: int) -> None:
+        """Take up the batches of these numbers, whose files of the layers below `layer` are there.
+
+        Their states are those that another lens, stopped since, let wait in the same folder.
+        """
+        for number in numbers:
+            self._pending[number] = [
+                _from_file(self._file(number, index), self._names(index))
+                for index in sorted(self._has_shared)
+                if index < layer
+            ]
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that all sampled tokens' states take while they wait."""
+        states = sum(len(self._names(index)) for index in self._has_shared)
+        return len(self._sample.keys) * states * (4 * self._unembedding.head.weight.shape[1] + 1)
+
+    def _names(self, layer: int) -> tuple[_State, ...]:
+        names = state_names(self._top_k, has_shared=self._has_shared[layer])
+        return tuple(_State(layer, name) for name in names)
+
+    def _file(self, number: int, layer: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"lens-{number:06d}-{layer:05d}.safetensors"
+
+    def finish(
+        self, batch: TokenBatch, hidden: Float[Tensor, "seq pos d_model"], *, number: int = 0
+    ) -> None:
+        """Take the end of a batch, all of whose events have come.
 
         Args:
             batch: The batch.
             hidden: Its last hidden states, after the final norm: what the session's `run` gives.
+            number: What its events call it.
 
         Raises:
-            ValueError: The events since the last call are not those of this batch.
+            ValueError: The events of this number are not those of this batch.
         """
         device = hidden.device
         document, position = batch.document.to(device), batch.position.to(device)
         row = self._sample.contains(document, position) & batch.counted.to(device)
-        pending, self._pending = self._pending, []
+        pending = [waiting.loaded() for waiting in self._pending.pop(number, [])]
         num_rows = int(row.sum())
-        states = tuple(state for names, _, _ in pending for state in names)
-        fits = all(len(inputs) == num_rows for _, inputs, _ in pending)
+        states = tuple(state for waiting in pending for state in waiting.names)
+        fits = all(len(waiting.inputs) == num_rows for waiting in pending)
         if not fits or (self._states and states != self._states):
             raise ValueError(
                 "the events since the last batch do not belong to this one; call finish once "
@@ -154,8 +229,8 @@ class CorpusLens:
         held = _Held(
             document=document[row],
             position=position[row],
-            inputs=torch.cat([inputs for _, inputs, _ in pending], dim=1),
-            present=torch.cat([present for _, _, present in pending], dim=1),
+            inputs=torch.cat([waiting.inputs for waiting in pending], dim=1),
+            present=torch.cat([waiting.present for waiting in pending], dim=1),
             targets=following[row],
             reference=hidden[row].float(),
         )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from moe_lens.errors import CheckpointError
 
@@ -14,6 +18,7 @@ SINGLE = "model.safetensors"
 _LENGTH_BYTES = 8
 _ONE_EXPERT = re.compile(r"(?P<block>.*\bexperts)\.(?P<expert>\d+)\.(?P<part>.+)")
 _MAX_HEADER_BYTES = 100_000_000
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -28,6 +33,19 @@ def weight_files(directory: Path) -> list[Path]:
         names += check_whole(file)
     _check_experts(names, directory)
     return files
+
+
+def weight_bytes(files: Sequence[Path], dtype: torch.dtype | None) -> int:
+    """Bytes that the tensors of safetensors files take in memory, in a dtype or their own."""
+    total = 0
+    for file in files:
+        for tensor in _header(file).values():
+            start, end = tensor["data_offsets"]
+            size = end - start
+            if dtype is not None and tensor["dtype"] in _FLOAT_BYTES:
+                size = size // _FLOAT_BYTES[tensor["dtype"]] * dtype.itemsize
+            total += size
+    return total
 
 
 def _check_experts(names: list[str], directory: Path) -> None:
@@ -96,6 +114,25 @@ def check_whole(file: Path) -> list[str]:
     Raises:
         CheckpointError: It has not.
     """
+    header = _header(file)
+    try:
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+    except (LookupError, TypeError) as error:
+        raise CheckpointError(_unreadable(file, error)) from error
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length: int = struct.unpack("<Q", stream.read(_LENGTH_BYTES))[0]
+    expected = _LENGTH_BYTES + length + max(ends, default=0)
+    if size != expected:
+        raise CheckpointError(
+            f"{file}: cut short or damaged: {size} bytes, but its header promises {expected}; "
+            f"fetch it again"
+        )
+    return list(header)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(_LENGTH_BYTES)
@@ -106,17 +143,12 @@ def check_whole(file: Path) -> list[str]:
                 f"exceeds; fetch it again"
             )
         try:
-            header = json.loads(stream.read(length))
+            header: dict[str, Any] = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            ends = [tensor["data_offsets"][1] for tensor in header.values()]
-        except (ValueError, LookupError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f"{file}: its safetensors header cannot be read ({error}); fetch it again"
-            ) from error
-    expected = _LENGTH_BYTES + length + max(ends, default=0)
-    if size != expected:
-        raise CheckpointError(
-            f"{file}: cut short or damaged: {size} bytes, but its header promises {expected}; "
-            f"fetch it again"
-        )
-    return list(header)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise CheckpointError(_unreadable(file, error)) from error
+    return header
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    return f"{file}: its safetensors header cannot be read ({error}); fetch it again"

@@ -36,16 +36,19 @@ class LayerStore:
         load_config: How transformers would load them.
 
     Attributes:
+        prefix: Path of the list that holds the decoder layers.
         layers: The decoder layers' modules, dense ones included.
         device: Where a layer's weights go.
+        room_bytes: What residual streams may take of the memory between layers; None: whatever.
     """
 
     def __init__(self, hf: PreTrainedModel, files: Sequence[Path], load_config: Any) -> None:
         self._hf, self._load_config = hf, load_config
         self.device = torch.device("cpu")
+        self.room_bytes: int | None = None
         self._files = [safe_open(file, framework="pt") for file in files]
-        self._prefix = stack_name(find_moe_layers(hf))
-        self.layers = tuple(hf.get_submodule(self._prefix).children())
+        self.prefix = stack_name(find_moe_layers(hf))
+        self.layers = tuple(hf.get_submodule(self.prefix).children())
         self._sources: list[dict[str, int]] = [{} for _ in self.layers]
         self._outside: dict[str, int] = {}
         self._sort_keys()
@@ -64,11 +67,17 @@ class LayerStore:
                 (self._outside if index is None else self._sources[index])[key] = place
 
     def _layer_of(self, name: str) -> int | None:
-        if not name.startswith(self._prefix + "."):
+        if not name.startswith(self.prefix + "."):
             return None
-        number = name.removeprefix(self._prefix + ".").partition(".")[0]
+        number = name.removeprefix(self.prefix + ".").partition(".")[0]
         inside = number.isdigit() and int(number) < len(self.layers)
         return int(number) if inside else None
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the largest layer's weights."""
+        sizes = (sum(int(p.nbytes) for p in layer.parameters()) for layer in self.layers)
+        return max(sizes)
 
     def load_outside(self) -> Any:
         """Bring in everything that belongs to no decoder layer; gives transformers' report."""
@@ -88,7 +97,7 @@ class LayerStore:
         missing += [name for name, tensor in layer.named_buffers() if tensor.is_meta]
         for kind, found in (
             ("of another shape", sorted(str(key[0]) for key in info.mismatched_keys)),
-            ("missing", [f"{self._prefix}.{index}.{name}" for name in missing]),
+            ("missing", [f"{self.prefix}.{index}.{name}" for name in missing]),
         ):
             if found:
                 raise CheckpointError(

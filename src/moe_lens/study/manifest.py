@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import moe_lens
 from moe_lens.corpus import TokenizedCorpus
 from moe_lens.errors import InputError
 from moe_lens.models.model import MoEModel
-from moe_lens.models.routers import declared_groups, routers_sha256
+from moe_lens.models.routers import declared_groups
 from moe_lens.study.files import MANIFEST, write_json
+from moe_lens.study.fingerprint import fingerprint
 from moe_lens.study.spec import RunSpec
 
 SCHEMA_VERSION = 1
@@ -44,11 +44,11 @@ def manifest_of(
         "model": {
             "source": model.source,
             "model_type": model.model_type,
-            "weights_sha256": weights_sha256(model),
-            "routers_sha256": routers_sha256(model),
+            **fingerprint(model)._asdict(),
             "dtype": str(model.hf.dtype).removeprefix("torch."),
             "router_dtype": "float32",
             "device": model.device.type,
+            "engine": "resident" if model.store is None else "streaming",
             "layers": layers,
             "num_experts": first.num_experts,
             "top_k": first.top_k,
@@ -67,16 +67,6 @@ def manifest_of(
             "numpy": np.__version__,
         },
     }
-
-
-def weights_sha256(model: MoEModel) -> str:
-    """Hash of every parameter's name, shape and bytes as loaded, in name order."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.hf.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
 
 
 def begin(directory: Path, manifest: dict[str, Any]) -> None:
@@ -107,7 +97,10 @@ def begin(directory: Path, manifest: dict[str, Any]) -> None:
 
 
 def _identity(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest without what rounding may change between two loads of the same model."""
+    """A manifest without what may change between two loads of the same model, and no result."""
     values: dict[str, Any] = json.loads(json.dumps(manifest))
-    values.get("model", {}).pop("checks", None)
+    for name in ("checks", "engine"):
+        values.get("model", {}).pop(name, None)
+    for name in ("engine", "memory"):
+        values.get("spec", {}).get("model", {}).pop(name, None)
     return values

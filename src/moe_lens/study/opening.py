@@ -26,6 +26,8 @@ def open_model(model: ModelSpec) -> MoEModel:
         device=model.device,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        engine=model.engine,
+        memory=model.memory,
     )
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
-from moe_lens.corpus import TokenizedCorpus
 from moe_lens.engine.probe import Probe, RandomProbe
-from moe_lens.engine.session import Session
-from moe_lens.models.model import MoEModel
+from moe_lens.engine.sweep import Sink, Stream
 from moe_lens.policies import Identity, KeepTopK, Policy, Renorm
-from moe_lens.study.chunks import Progress, undone
 from moe_lens.study.files import STATE, read_tensors, write_table, write_tensors
-from moe_lens.study.spec import RunSpec, StudySpec
+from moe_lens.study.spec import StudySpec
 from moe_lens.study.sums import PassSums
 
 FULL = "full"
@@ -41,6 +38,10 @@ class Pass:
     probe: Probe | None
     make: Callable[[], PassSums]
 
+    def stream(self, sink: Sink, sums: PassSums) -> Stream:
+        """What the engine is to run for it."""
+        return Stream(self.policy, sink, sums.fields, self.probe)
+
 
 def passes_of(
     spec: StudySpec,
@@ -63,40 +64,18 @@ def passes_of(
     return found
 
 
-def run_pass(
-    one: Pass,
-    model: MoEModel,
-    tokenized: TokenizedCorpus,
-    *,
-    spec: RunSpec,
-    directory: Path,
-    progress: Progress,
-) -> None:
-    """Do the chunks that are not on disk yet."""
-    chunks = undone(
-        tokenized,
-        batch_tokens=spec.batch_tokens,
-        chunk_tokens=spec.chunk_tokens,
-        is_done=lambda index: _files(directory, one, index)[0].exists(),
-        progress=progress,
-    )
-    for chunk in chunks:
-        sums_file, lens_file = _files(directory, one, chunk.index)
-        sums = one.make()
-        with Session(
-            model,
-            sink=sums.update,
-            fields=sums.fields,
-            policy=one.policy,
-            probe=one.probe,
-        ) as session:
-            for batch in chunk.batches:
-                sums.finish(batch, session.run(batch))
-                progress(batch.num_tokens)
-        rows = sums.lens_rows()
-        if rows is not None:
-            write_table(lens_file, rows)
-        write_tensors(sums_file, sums.state())  # last: it says that the chunk is done
+def is_done(directory: Path, one: Pass, index: int) -> bool:
+    """Whether a chunk of a pass is on disk."""
+    return _files(directory, one, index)[0].exists()
+
+
+def write_sums(directory: Path, one: Pass, index: int, sums: PassSums) -> None:
+    """Put a chunk of a pass on disk."""
+    sums_file, lens_file = _files(directory, one, index)
+    rows = sums.lens_rows()
+    if rows is not None:
+        write_table(lens_file, rows)
+    write_tensors(sums_file, sums.state())  # last: it says that the chunk is done
 
 
 def joined(one: Pass, *, directory: Path) -> tuple[PassSums, pl.DataFrame | None]:

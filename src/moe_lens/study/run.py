@@ -16,8 +16,9 @@ from moe_lens.models.model import MoEModel
 from moe_lens.study.abilities import Abilities, abilities_of
 from moe_lens.study.files import STATE, TABLES, write_table
 from moe_lens.study.manifest import begin, manifest_of
+from moe_lens.study.measuring import run_passes
 from moe_lens.study.opening import open_corpus, open_model, within_budget
-from moe_lens.study.passes import Pass, joined, passes_of, run_pass
+from moe_lens.study.passes import Pass, joined, passes_of
 from moe_lens.study.result import Study, is_finished
 from moe_lens.study.spec import StudySpec
 from moe_lens.study.sums import PassSums, loss_sums, main_sums
@@ -73,8 +74,7 @@ def measure(
         return Study(directory)
     show = progress or (lambda what, total: nullcontext(lambda num_tokens: None))
     with show("measuring", len(passes) * tokenized.num_tokens) as advance:
-        for one in passes:
-            run_pass(one, model, tokenized, spec=spec, directory=directory, progress=advance)
+        run_passes(passes, model, tokenized, spec=spec, directory=directory, progress=advance)
     tables = _tables(spec, model, tokenized, able, passes, directory)
     for name, table in tables.items():  # claims come last, and say that the run is finished
         write_table(directory / TABLES / f"{name}.parquet", table)

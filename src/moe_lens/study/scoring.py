@@ -22,8 +22,9 @@ from moe_lens.study.causal import NAME as CAUSAL
 from moe_lens.study.causal import CausalRun, causal_tables, unavailable_ablations
 from moe_lens.study.files import STATE, TABLES, write_table
 from moe_lens.study.manifest import begin, manifest_of
+from moe_lens.study.measuring import run_passes
 from moe_lens.study.opening import open_corpus, open_model, within_budget
-from moe_lens.study.passes import Pass, joined, run_pass
+from moe_lens.study.passes import Pass, joined
 from moe_lens.study.run import Progress
 from moe_lens.study.score_result import ScoreRun, is_finished
 from moe_lens.study.score_spec import ScoreSpec
@@ -115,7 +116,7 @@ def _scores(
         lambda: _sums(model, tokenized, blocks, criteria, needs),
     )
     with show("scoring", tokenized.num_tokens) as advance:
-        run_pass(one, model, tokenized, spec=spec, directory=directory, progress=advance)
+        run_passes([one], model, tokenized, spec=spec, directory=directory, progress=advance)
     sums, _ = joined(one, directory=directory)
     importance, ballots = sums.accumulators["importance"], sums.accumulators.get("ballots")
     assert isinstance(importance, Importance)

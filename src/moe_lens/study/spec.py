@@ -52,6 +52,8 @@ class ModelSpec:
         device: "auto", "cpu", "cuda" or "cuda:N".
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Whether Python code that comes with the checkpoint may run.
+        engine: "auto", "resident" or "streaming"; changes no result.
+        memory: What weights and work may take, such as "8GiB"; None for what is free.
     """
 
     model: str
@@ -59,6 +61,8 @@ class ModelSpec:
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    engine: str = "auto"
+    memory: str | None = None
 
 
 @runtime_checkable

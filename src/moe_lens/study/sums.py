@@ -64,12 +64,12 @@ class PassSums:
         if self.lens is not None:
             self.lens.update(event)
 
-    def finish(self, batch: TokenBatch, hidden: Tensor) -> None:
-        """Take a batch's last hidden states."""
+    def finish(self, batch: TokenBatch, hidden: Tensor, *, number: int) -> None:
+        """Take a batch's last hidden states; `number` is what its events call it."""
         if self.loss is not None:
             self.loss.update(batch, hidden)
         if self.lens is not None:
-            self.lens.finish(batch, hidden)
+            self.lens.finish(batch, hidden, number=number)
 
     def state(self) -> dict[str, Tensor]:
         """All sums but the lens's, under names that say whose they are."""
@@ -84,6 +84,11 @@ class PassSums:
             for owner, state in parts
             for name, tensor in state.items()
         }
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What its parts let wait on the disk, in a sweep layer by layer."""
+        return 0 if self.lens is None else self.lens.waiting_bytes
 
     def lens_rows(self) -> pl.DataFrame | None:
         """The lens's sums for each document."""

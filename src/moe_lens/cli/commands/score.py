@@ -15,10 +15,12 @@ from moe_lens.cli.options import (
     CorpusOption,
     DeviceOption,
     DtypeOption,
+    EngineOption,
     FieldOption,
     JsonOption,
     MaxDocumentsOption,
     MaxTokensOption,
+    MemoryOption,
     ModelArgument,
     RevisionOption,
     SeedOption,
@@ -55,6 +57,8 @@ def score(
     batch_tokens: BatchTokensOption = 4096,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    memory: MemoryOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
@@ -66,7 +70,7 @@ def score(
     from moe_lens.study.spec import ModelSpec, TextSpec
 
     spec = ScoreSpec(
-        ModelSpec(model, dtype, device, revision, trust_remote_code),
+        ModelSpec(model, dtype, device, revision, trust_remote_code, engine, memory),
         TextSpec(
             corpus,
             split=split.value,

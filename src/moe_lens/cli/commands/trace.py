@@ -15,9 +15,11 @@ from moe_lens.cli.options import (
     CorpusOption,
     DeviceOption,
     DtypeOption,
+    EngineOption,
     FieldOption,
     JsonOption,
     MaxDocumentsOption,
+    MemoryOption,
     ModelArgument,
     OnLong,
     RevisionOption,
@@ -44,6 +46,8 @@ def trace(
     batch_tokens: BatchTokensOption = 4096,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    memory: MemoryOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
@@ -64,6 +68,8 @@ def trace(
         device=device,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        engine=engine,
+        memory=memory,
     )
     with show.progress("tracing", total=job.tokenized.num_tokens) as advance:
         job.write(out, batch_tokens=batch_tokens, progress=advance)
