@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from moe_lens.analysis.stability import kept, spearman, stability_table
+from moe_lens.analysis.ranks import spearman
+from moe_lens.analysis.stability import kept, stability_table
 
 
 def scores(domain: str, values: list[float], **more: int) -> pl.DataFrame:

@@ -233,7 +233,9 @@ def test_score_writes_tables_and_says_what_they_are_worth(
     assert (code, err) == (0, "")
     lines = printed.splitlines()
     assert any(line.startswith("reap") and "%" in line for line in lines)
-    assert lines[-1] == f"scores: {out / 'tables' / 'importance.parquet'}"
+    assert lines[-2] == f"scores: {out / 'tables' / 'importance.parquet'}"
+    assert lines[-1] == f"report: {out / 'report.html'}"
+    assert "What is each expert worth?" in (out / "report.html").read_text()
     code, printed, _ = moe("score", checkpoint, *options, "--json")
     assert code == 0
     assert json.loads(printed)["skipped"] == {}

@@ -11,12 +11,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from moe_lens.analysis.causal import CHANGES_SCHEMA, TEXT_SCHEMA, causal_table
 from moe_lens.analysis.compare import (
     compare_concentration,
     compare_perplexity,
     compare_specialization,
 )
 from moe_lens.analysis.identity import expert_identity
+from moe_lens.analysis.importance import importance_table
+from moe_lens.analysis.prediction import prediction_table
+from moe_lens.analysis.stability import stability_table
 
 PAPER_DOMAINS = ("english", "github", "french-qa", "gsm8k", "aime-math", "chinese", "arxiv")
 WORDS = (
@@ -41,6 +45,7 @@ def synthetic_tables(
     usage = _usage(draw, len(domains), len(layers), num_experts, top_k)
     return {
         **_compared(seed, domains, layers, num_experts, top_k, num_tokens),
+        **_scores(seed, domains, layers, num_experts, num_tokens),
         "specialization": _specialization(usage, domains, layers, top_k, num_tokens),
         "concentration": _concentration(draw, usage, domains, layers, top_k, num_tokens),
         "information": _information(draw, layers, num_tokens * len(domains)),
@@ -80,6 +85,58 @@ def _compared(
         "compared_specialization": compare_specialization(rates, rates_b),
         "compared_concentration": compare_concentration(few, few_b),
         "compared_perplexity": compare_perplexity(costs, costs_b),
+    }
+
+
+CRITERIA = ("frequency", "reap", "max_abs")
+
+
+def _scores(
+    seed: int, domains: Sequence[str], layers: Sequence[int], num_experts: int, num_tokens: int
+) -> dict[str, pl.DataFrame]:
+    """What a scoring with ablations gives, from made-up scores and changes of loss."""
+    draw = np.random.default_rng([seed, 2])
+    shape = (len(layers), num_experts)
+    common = draw.normal(size=shape)
+
+    def scores(name: str, noise: float) -> pl.DataFrame:
+        values = {c: np.exp(common + noise * draw.normal(size=shape)).ravel() for c in CRITERIA}
+        columns = {
+            "domain": [name] * common.size,
+            "layer": np.repeat(layers, num_experts),
+            "expert": np.tile(np.arange(num_experts), len(layers)),
+            "num_tokens": draw.integers(1, num_tokens, common.size),
+        }
+        return pl.DataFrame(columns | values)
+
+    wholes = pl.concat([scores(name, 1.0) for name in ("all", *domains)])
+    halves = pl.concat(
+        [
+            scores(name, 0.3).with_columns(split=pl.lit(split), half=pl.lit(half))
+            for name in ("all", *domains)
+            for split in range(2)
+            for half in range(2)
+        ]
+    )
+    text = pl.DataFrame(
+        [(name, 6 * at + i, 100, 300.0) for at, name in enumerate(domains) for i in range(6)],
+        schema=TEXT_SCHEMA,
+        orient="row",
+    )
+    changes = [
+        (layer, expert, how, document, 10, *(draw.normal(0.1 * expert, 1.0, 2)))
+        for layer in layers[:3]
+        for expert in range(min(num_experts, 6))
+        for how in ("drop", "random")
+        for document in text["document"]
+    ]
+    lost = pl.DataFrame(changes, schema=CHANGES_SCHEMA, orient="row")
+    importance = importance_table(wholes, CRITERIA)
+    return {
+        "importance": importance,
+        "stability": stability_table(halves, wholes, CRITERIA),
+        "causal": causal_table(lost, text),
+        "prediction": prediction_table(importance, lost, text, seed=seed),
     }
 
 

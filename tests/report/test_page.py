@@ -194,6 +194,7 @@ def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
     assert "Is one expert as good as the layer?" in page.text
     # What only a comparison has is not missed in a study.
     assert "What differs?" not in page.text
+    assert "What is each expert worth?" not in page.text
     left = {path.name for path in (small / "figures").iterdir()}
     names = ("concentration", "information", "overlap", "similarity", "perplexity")
     assert left == {f"{name}.svg" for name in (*names, "perplexity_minmax")}

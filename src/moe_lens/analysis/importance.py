@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import polars as pl
 
 from moe_lens.analysis.counts import require
+from moe_lens.analysis.ranks import spearman
 
 SCHEMA = pl.Schema(
     {
@@ -108,3 +110,32 @@ def importance_table(scores: pl.DataFrame, criteria: Sequence[str]) -> pl.DataFr
         .sort("_domain", "layer", "_criterion", "expert")
         .select(SCHEMA.names())
     )
+
+
+def criteria_agreement(importance: pl.DataFrame) -> pl.DataFrame:
+    """How alike every two criteria rank the experts of a layer, over all domains together.
+
+    Args:
+        importance: The table `importance`.
+
+    Returns:
+        Columns criterion_a, criterion_b (each pair both ways, and each with itself), spearman:
+        the mean over layers; null where a ranking is constant in all of them.
+    """
+    here = importance.filter(pl.col("domain") == "all")
+    names = here["criterion"].unique(maintain_order=True).to_list()
+    rows = []
+    layers = [
+        layer.pivot("criterion", index="expert", values="score")
+        .select(pl.col(names).cast(pl.Float64))
+        .to_numpy()
+        .T
+        for layer in here.partition_by("layer")
+    ]
+    for a, first in enumerate(names):
+        for b, second in enumerate(names):
+            found = np.array([spearman(m[a : a + 1], m[b : b + 1])[0] for m in layers])
+            told = found[~np.isnan(found)]
+            rows.append((first, second, float(told.mean()) if len(told) else None))
+    schema = {"criterion_a": pl.String, "criterion_b": pl.String, "spearman": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")

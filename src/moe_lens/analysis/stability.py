@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
-from scipy import stats
 
 from moe_lens.analysis.counts import known, require
+from moe_lens.analysis.ranks import spearman
 
 PRUNED_SHARES = (0.125, 0.25, 0.5)
 
@@ -76,17 +76,6 @@ def kept(
     chosen = np.zeros_like(scores)
     np.put_along_axis(chosen, order, 1.0, axis=1)
     return chosen
-
-
-def spearman(
-    left: Float64[np.ndarray, "row expert"], right: Float64[np.ndarray, "row expert"]
-) -> Float64[np.ndarray, " row"]:
-    """Rank correlation of each row; nan where a row is constant."""
-    a, b = stats.rankdata(left, axis=1), stats.rankdata(right, axis=1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(size > 0, (a * b).sum(axis=1) / size, np.nan))
 
 
 def _within(halves: pl.DataFrame) -> list[_Pair]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from moe_lens.report.section import Figure, Section
-from moe_lens.report.sections import compared, what_can_go, who_matters, who_works
+from moe_lens.report.sections import compared, what_can_go, who_matters, who_works, worth
 
 SECTIONS: tuple[Section, ...] = (
     who_works.SECTION,
     who_matters.SECTION,
     what_can_go.SECTION,
+    worth.SECTION,
     compared.SECTION,
 )
 

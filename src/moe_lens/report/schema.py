@@ -105,6 +105,24 @@ SCHEMA: dict[str, dict[str, Kind]] = {
         value="published control",
         number=_with_interval("measured"),
     ),
+    "importance": _columns(
+        text="domain criterion", whole="layer expert num_tokens", number="score"
+    ),
+    "stability": _columns(
+        text="domain_a domain_b criterion",
+        whole="layer num_kept num_splits",
+        number="pruned_share overlap overlap_uniform spearman",
+    ),
+    "causal": _columns(
+        text="domain ablation",
+        whole="layer expert num_documents num_tokens",
+        number=f"{_with_interval('own_nats')} later_nats {_with_interval('text_nats')}",
+    ),
+    "prediction": _columns(
+        text="ablation effect criterion",
+        whole="layer num_experts",
+        number=_with_interval("spearman"),
+    ),
     "compared_identity": _columns(
         whole="layer num_experts", number="correlation shuffled_mean shuffled_high p_value"
     ),

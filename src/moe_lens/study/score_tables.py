@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import polars as pl
 import torch
@@ -55,7 +56,7 @@ class Scores:
 
     def importance(self) -> pl.DataFrame:
         """The table `importance`."""
-        return importance_table(self._wholes(), self._criteria)
+        return importance_table(self._wholes, self._criteria)
 
     def stability(self) -> pl.DataFrame:
         """The table `stability`."""
@@ -71,12 +72,13 @@ class Scores:
                         for half, groups in enumerate(parts)
                     ]
         told = ["domain", "split", "half", "layer", "expert", *self.criteria_from_text]
-        empty = (
-            self._wholes().clear().with_columns(split=pl.lit(0, pl.Int32), half=pl.lit(0, pl.Int32))
+        empty = self._wholes.clear().with_columns(
+            split=pl.lit(0, pl.Int32), half=pl.lit(0, pl.Int32)
         )
         frames = [empty.select(told), *(frame.select(told) for frame in halves)]
-        return stability_table(pl.concat(frames), self._wholes(), self.criteria_from_text)
+        return stability_table(pl.concat(frames), self._wholes, self.criteria_from_text)
 
+    @cached_property
     def _wholes(self) -> pl.DataFrame:
         return pl.concat(
             self._of(self._blocks.groups(domain)).with_columns(domain=pl.lit(name))

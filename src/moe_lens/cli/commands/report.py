@@ -13,7 +13,9 @@ from moe_lens.cli.options import JsonOption
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="What `moe-lens run` or `compare` wrote.")],
+    directory: Annotated[
+        Path, typer.Argument(help="What `moe-lens run`, `score` or `compare` wrote.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Write the report and figures of a run again, from its files alone."""

@@ -65,6 +65,7 @@ def score(
 ) -> None:
     """Say what each expert is worth, by every criterion, and how sure that is."""
     from moe_lens.cli.scoring import run_scoring
+    from moe_lens.report import write_report
     from moe_lens.scoring.names import ABLATIONS, CRITERIA
     from moe_lens.study.score_spec import ScoreSpec
     from moe_lens.study.spec import ModelSpec, TextSpec
@@ -87,11 +88,13 @@ def score(
         batch_tokens=batch_tokens,
     )
     run = run_scoring(spec, out, progress=show.progress)
+    report = str(write_report(run.directory))
     if as_json:
-        skipped = run.manifest["skipped"]
-        show.line(json.dumps({"run": str(out), "tables": run.tables, "skipped": skipped}))
+        told = {"run": str(out), "tables": run.tables, "skipped": run.manifest["skipped"]}
+        show.line(json.dumps(told | {"report": report}))
     else:
         show.scores(run.stability, skipped=run.manifest["skipped"])
         if "prediction" in run.tables:
             show.prediction(run.prediction)
         show.line(f"scores: {out / 'tables' / 'importance.parquet'}")
+        show.line(f"report: {report}")

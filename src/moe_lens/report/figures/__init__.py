@@ -18,20 +18,30 @@ from moe_lens.report.figures.routing import (
     overlap,
     specialization,
 )
+from moe_lens.report.figures.scores import (
+    causal,
+    importance_agreement,
+    prediction,
+    stability,
+)
 
 __all__ = [
     "Chart",
+    "causal",
     "compared_concentration",
     "compared_identity",
     "compared_perplexity",
     "compared_specialization",
     "concentration",
     "heatmap",
+    "importance_agreement",
     "information",
     "lens",
     "overlap",
     "perplexity",
     "perplexity_minmax",
+    "prediction",
     "similarity",
     "specialization",
+    "stability",
 ]
