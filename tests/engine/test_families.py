@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from moe_lens.engine.layers import last_hidden, needed_mask
 from moe_lens.engine.recorder import Recorder
 from moe_lens.engine.session import Session
 from moe_lens.event import Field
@@ -43,6 +44,17 @@ def test_identity_run_gives_the_stock_models_logits(model_type: str) -> None:
     for left, right in ((ours, stock), (head(ours), head(stock))):
         left, right = left[batch.attention_mask], right[batch.attention_mask]
         assert (left - right).abs().max() <= 1e-6 * right.abs().max()
+
+
+@pytest.mark.parametrize("model_type", SUPPORTED)
+def test_padding_on_the_right_needs_no_mask(model_type: str) -> None:
+    """What lets the engine leave the mask out: stock code, with it and without."""
+    model = proven(model_type)
+    batch = token_batch(16, 7, 3, vocab_size=model.vocab_size)
+    assert needed_mask(batch, model.device) is None
+    masked = stock_hidden(model.hf, batch)[batch.attention_mask]
+    bare = last_hidden(model, batch)[batch.attention_mask]
+    assert (bare - masked).abs().max() <= 1e-6 * masked.abs().max()
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)

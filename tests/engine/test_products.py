@@ -77,7 +77,7 @@ def test_sums_over_states_are_those_of_float64(dtype: torch.dtype, num_tokens: i
     weights = torch.randn(num_tokens, 3, generator=rng)
     exact = V.double()
     tolerance = 1e-12 if dtype is torch.float64 else 1e-5
-    G, total = states.gram(V), states.weighted_sum(V[:, 2:], weights)
+    G, total = states.gram(V), states.weighted_sum(V[:, 2:], weights, dtype=states.sum_dtype(V))
     assert G.dtype is total.dtype is states.sum_dtype(V)
     assert_close(G, exact @ exact.mT, tolerance)
     assert_close(total, torch.einsum("ts,tsd->td", weights.double(), exact[:, 2:]), tolerance)

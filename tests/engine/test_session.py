@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine import products
+from moe_lens.engine.layers import needed_mask
 from moe_lens.engine.probe import RandomProbe
 from moe_lens.engine.proof import prove
 from moe_lens.engine.recorder import Recorder
@@ -48,6 +52,37 @@ def test_padding_and_uncounted_tokens_reach_no_event() -> None:
         for part in (event.outputs, event.resid_mid, event.routing.scores):
             assert part is not None
             assert len(part) == 12
+
+
+@pytest.mark.parametrize("probe", [None, RandomProbe(3)])
+def test_no_expert_runs_on_padding(
+    probe: RandomProbe | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = proven("deepseek")
+    num_rows: list[int] = []
+    fill = registry.fill
+
+    def counting(*args: Any) -> None:
+        num_rows.append(len(args[2].tokens))
+        fill(*args)
+
+    monkeypatch.setattr(registry, "fill", counting)
+    batch = token_batch(10, 4, vocab_size=model.vocab_size)
+    with Session(model, sink=lambda event: None, probe=probe) as session:
+        session.run(batch)
+    num_slots = model.layers[0].modules.top_k + (probe is not None)
+    assert num_rows == [14 * num_slots] * len(model.layers)
+
+
+def test_a_mask_stays_where_padding_is_in_the_middle() -> None:
+    batch = token_batch(10, 4, vocab_size=50)
+    assert needed_mask(batch, torch.device("cpu")) is None
+    mask = batch.attention_mask.clone()
+    mask[0, 3] = False
+    holed = dataclasses.replace(batch, attention_mask=mask)
+    kept = needed_mask(holed, torch.device("cpu"))
+    assert kept is not None
+    assert torch.equal(kept, mask)
 
 
 def test_a_documents_routing_does_not_depend_on_the_padding_beside_it() -> None:

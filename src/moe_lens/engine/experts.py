@@ -83,7 +83,7 @@ def experts_forward(
     fill(self, hidden_states.contiguous(), rows, states.view(-1, shape[-1]))
     if tap is not None:
         tap.experts, tap.weights, tap.states = top_k_index, top_k_weights, states
-    return weighted_sum(outputs, top_k_weights).to(hidden_states.dtype)
+    return weighted_sum(outputs, top_k_weights, dtype=hidden_states.dtype)
 
 
 def _sorted_rows(

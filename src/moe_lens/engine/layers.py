@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
@@ -124,12 +124,23 @@ def ends_of(model: MoEModel, batch: TokenBatch) -> Ends:
         return Ends(hidden, model.hf(**call).logits)
 
 
+def needed_mask(batch: TokenBatch, device: torch.device) -> Bool[Tensor, "seq pos"] | None:
+    """The attention mask that a causal model needs: none where padding comes last in every row.
+
+    No token sees what comes after it, so such padding changes nothing (tested on every family),
+    and attention without a mask skips the half that is never seen.
+    """
+    mask = batch.attention_mask
+    last = bool((mask[:, :-1] | ~mask[:, 1:]).all())
+    return None if last else mask.to(device)
+
+
 @torch.no_grad()
 def last_hidden(model: MoEModel, batch: TokenBatch) -> Float[Tensor, "seq pos d_model"]:
     """The model's own forward pass, up to the final norm."""
     output = model.hf.base_model(
         input_ids=batch.input_ids.to(model.device),
-        attention_mask=batch.attention_mask.to(model.device),
+        attention_mask=needed_mask(batch, model.device),
         use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.activations import Activations, InFile, InMemory, Layout, check_disk
+from moe_lens.engine.attention import blockwise_attention
 from moe_lens.engine.boundary import (
     Boundary,
     Keeper,
@@ -171,7 +172,8 @@ class LayerMajor:
     @torch.no_grad()
     def _layer(self, index: int) -> None:
         module, observed = self._stack.layers[index], self._observed.get(index)
-        with nullcontext() if observed is None else observing(self._model, observed):
+        entry = nullcontext() if observed is None else observing(self._model, observed)
+        with blockwise_attention(), entry:
             for place, batch in enumerate(self._batches):
                 call = layer_call(self._model, self._stack, batch, index)
                 parts: list[Group] = []

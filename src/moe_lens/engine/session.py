@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
+from moe_lens.engine.attention import blockwise_attention
 from moe_lens.engine.float32 import float32_parameters
 from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.major import LayerMajor
@@ -88,6 +89,7 @@ class Session:
         hf = self._model.hf
         before = hf.config._experts_implementation
         hf.set_experts_implementation(registry.KEY)
+        self._stack.enter_context(blockwise_attention())
         self._stack.callback(hf.set_experts_implementation, before)
         for watch in self._watches:
             for hook in watch.hooks(self._policy, cast_router=self._float32_routers):

@@ -42,16 +42,20 @@ def gram(states: Float[Tensor, "tok state d_model"]) -> Float[Tensor, "tok state
 
 
 def weighted_sum(
-    states: Float[Tensor, "tok state d_model"], weights: Float[Tensor, "tok state"]
+    states: Float[Tensor, "tok state d_model"],
+    weights: Float[Tensor, "tok state"],
+    *,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "tok d_model"]:
-    """Each token's states times their weights, added up."""
+    """Each token's states times their weights, added up, then rounded to `dtype`."""
     num_tokens, _, width = states.shape
-    out = states.new_empty(num_tokens, width, dtype=sum_dtype(states))
-    wide_weights = weights.to(out.dtype).unsqueeze(1)
+    out = states.new_empty(num_tokens, width, dtype=dtype)
+    wide_weights = weights.to(sum_dtype(states)).unsqueeze(1)
 
     def block(rows: slice, workspace: Workspace) -> None:
         wide = _widened(states[rows], workspace)
-        torch.bmm(wide_weights[rows], wide, out=out[rows].unsqueeze(1))
+        total = workspace.take("total", len(wide), 1, width, like=wide)
+        out[rows] = torch.bmm(wide_weights[rows], wide, out=total).squeeze(1)
 
     _over_tokens(block, states, flops=2.0 * states.numel())
     return out

@@ -163,14 +163,24 @@ class LayerWatch:
 
     def send(self, routing: Routing, context: RouterContext) -> Sent:
         """What the experts get: the routing, and with a probe one more slot at weight 0."""
-        active = None if bool(routing.active.all()) else routing.active
+        active = self._to_compute(routing, context)
         if self._probe is None:
             return Sent(routing.experts, routing.weights, active)
         probe = self._probe.choose(routing, context)
         if active is not None:
-            active = torch.cat([active, torch.ones_like(active[:, :1])], dim=1)
+            real = _real(context)
+            probed = torch.ones_like(active[:, :1]) if real is None else real.unsqueeze(1)
+            active = torch.cat([active, probed], dim=1)
         weights = torch.cat([routing.weights, torch.zeros_like(routing.weights[:, :1])], dim=1)
         return Sent(torch.cat([routing.experts, probe], dim=1), weights, active)
+
+    def _to_compute(
+        self, routing: Routing, context: RouterContext
+    ) -> Bool[Tensor, "tok slot"] | None:
+        """The slots whose expert must run: those in use, of tokens that are not padding."""
+        real = _real(context)
+        active = routing.active if real is None else routing.active & real.unsqueeze(1)
+        return None if bool(active.all()) else active
 
     def _keep_input(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -262,6 +272,10 @@ class LayerWatch:
             return None
         flat = value if field in _NEED_STATES else _flat(value)
         return self.rows.pick(flat)
+
+
+def _real(context: RouterContext) -> Bool[Tensor, " tok"] | None:
+    return None if context.place is None else context.place.real
 
 
 def _flat(value: Tensor) -> Tensor:
