@@ -109,14 +109,17 @@ def test_merging_and_saved_states(tmp_path: object) -> None:
     mine, other = losses(model, first), losses(model, second)
     before = rows(other)
     mine.merge(other)
-    assert rows(mine) == rows(whole)
+    merged = rows(mine)
+    assert [row[:2] for row in merged] == [row[:2] for row in rows(whole)]
+    # Sums of the same numbers in another order: equal but for the last bit of a float64.
+    assert [row[2] for row in merged] == pytest.approx([row[2] for row in rows(whole)], rel=1e-14)
     assert rows(other) == before
     save_file(dict(mine.state()), f"{tmp_path}/state.safetensors")
     state = load_file(f"{tmp_path}/state.safetensors")
     restored = NextTokenLoss.from_state(find_head(model), state)
-    assert rows(restored) == rows(whole)
+    assert rows(restored) == merged
     restored.merge(other)
-    assert rows(mine) == rows(whole)
+    assert rows(mine) == merged
     assert [row[1] for row in rows(restored)] == [5, 11, 8]
 
 
