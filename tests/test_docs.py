@@ -18,7 +18,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/study.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/study.md", "docs/frontier.md"])
 @pytest.mark.timeout(600)
 def test_python_in_the_docs_runs(name: str, tmp_path: Path) -> None:
     code = "\n".join(blocks(ROOT / name, "python"))

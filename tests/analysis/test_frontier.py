@@ -7,7 +7,7 @@ from math import exp, log
 import polars as pl
 import pytest
 
-from moe_lens.analysis.frontier import SCHEMA, Sizes, frontier_table
+from moe_lens.analysis.frontier import SCHEMA, Sizes, compare_policies, frontier_table
 
 SIZES = Sizes(
     expert_parameters={1: 10, 3: 20},
@@ -97,8 +97,23 @@ def test_a_policy_is_on_the_front_unless_another_is_no_worse_in_both() -> None:
             strict=True,
         )
     ]
-    equal = table(*twice).filter(pl.col("family") == "k")
+    equal = table(*twice).filter(pl.col("family").str.starts_with("k"))
+    assert set(equal["family"]) == {"k", "k:none"}
     assert equal["pareto"].all()  # of two equals neither beats the other
+
+
+def test_two_policies_against_each_other() -> None:
+    documents, _, _ = case()
+    found = compare_policies(documents, [("k:1", "full"), ("full", "k:1"), ("full", "full")])
+    assert found["loss_ratio"].to_list() == pytest.approx([2, 0.5, 1])
+    assert found["verdict"].to_list() == ["more", "less", "not told"]
+    few = documents.filter(pl.col("document") < 4)
+    assert compare_policies(few, [("k:1", "full")])["verdict"].to_list() == ["not told"]
+    with pytest.raises(ValueError, match="policy 'k:9' was not evaluated"):
+        compare_policies(documents, [("k:9", "full")])
+    part = documents.filter((pl.col("policy") == "full") | (pl.col("document") > 0))
+    with pytest.raises(ValueError, match="'full' and 'k:1' were not evaluated on the same tokens"):
+        compare_policies(part, [("full", "k:1")])
 
 
 def test_refusals() -> None:

@@ -248,3 +248,48 @@ def test_score_writes_tables_and_says_what_they_are_worth(
         code, printed, err = moe("score", checkpoint, "--corpus", corpus, "--out", out, *arguments)
         assert (code, printed) == (2, "")
         assert message in err
+
+
+def test_frontier_says_what_policies_cost_and_report_writes_it_again(
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    moe,  # type: ignore[no-untyped-def]
+) -> None:
+    out = tmp_path / "frontier"
+    options = ("--corpus", corpus, "--out", out, "--policy", "k:1", "--policy", "dp:1.5")
+    code, printed, err = moe("frontier", checkpoint, *options, "--step-sequences", "2", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(printed)
+    assert told["tables"] == ["evaluation", "frontier", "reduction"]
+    page = Path(told["report"])
+    text = page.read_text(encoding="utf-8")
+    assert "What does each expert that is left out cost?" in text
+    assert "Which experts work for which text?" not in text
+    assert 'id="claims"' not in text
+    page.unlink()
+    assert moe("report", out)[0] == 0
+    assert page.read_text(encoding="utf-8") == text
+    code, printed, _ = moe("frontier", checkpoint, *options, "--step-sequences", "2")
+    assert code == 0
+    lines = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+    assert lines["full"][:2] == ["1.0000", "1.0000"]
+    assert lines["k:1"][5] == "1.00"
+
+
+def test_bad_input_to_frontier(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    common = (checkpoint, "--corpus", corpus, "--out", tmp_path / "out")
+    cases = [
+        (("--policy", "tok-p:1"), "policy 'tok-p:1': 'tok-p' is not one of k, layers"),
+        (("--policy", "min-p:2"), "'2' is not a part, from 0 to 1; write it as in min-p:0.3"),
+        (("--policy", "k:4"), "k = 4, but the model has 3 active experts"),
+        (("--policy", "layers:1,2,3"), "3 numbers for 2 MoE layers"),
+        (("--policy", "scale:1", "--calibration", str(corpus)), "8 documents are in the corpus"),
+        (("--step-sequences", "0"), "step_sequences = 0: give at least 1"),
+    ]
+    for options, message in cases:
+        code, printed, err = moe("frontier", *common, *options)
+        assert (code, printed) == (2, ""), err
+        assert message in err
+        assert err.count("\n") == 1, err
+    assert not (tmp_path / "out").exists()

@@ -53,6 +53,7 @@ def synthetic_tables(
         "coactivation": _coactivation(draw, layers, num_experts, num_tokens),
         "similarity": _similarity(draw, domains, layers, top_k, num_tokens),
         "perplexity": _perplexity(draw, domains, top_k, num_tokens),
+        "frontier": _frontier(draw, domains, top_k, num_experts, num_tokens),
         "lens": _lens(draw, domains, layers, top_k),
         "lens_grid": _grid(draw, layers, num_experts, top_k, num_positions, words),
         "claims": claims(),
@@ -390,6 +391,48 @@ def lens_states(top_k: int) -> list[str]:
     ranks = [f"rank{j}" for j in range(1, top_k + 1)]
     tops = [f"top{j}" for j in range(1, top_k + 1)]
     return ["layer", "resid", "resid_shared", *ranks, *tops, "shared"]
+
+
+def _frontier(
+    draw: np.random.Generator, domains: Sequence[str], top_k: int, experts: int, num_tokens: int
+) -> pl.DataFrame:
+    rows: list[dict[str, object]] = []
+    plain = {f"k:{k}": float(k) for k in range(1, top_k)}
+    policies = {"full": float(top_k), **plain, "min-p:0.5": 0.6 * top_k, "top-p:0.8": 0.7 * top_k}
+    policies |= {"k:1:keep_mass": 1.0, "budget:9@8": float(top_k), "dp:1.5": 1.5}
+    for policy, k in policies.items():
+        for domain in ("all", *domains):
+            log = draw.uniform(0.02, 0.1) * (top_k - k)
+            ratio = float(np.exp(log))
+            near = float(np.exp(0.2 * log))
+            distinct = experts * (1 - (1 - k / experts) ** 8)
+            rows.append(
+                {
+                    "policy": policy,
+                    "family": policy.split(":")[0] + (":keep_mass" if "mass" in policy else ""),
+                    "domain": domain,
+                    "num_documents": 50,
+                    "num_tokens": num_tokens,
+                    "nll_nats": 2 + log,
+                    "loss_ratio": ratio,
+                    "loss_ratio_low": ratio / near,
+                    "loss_ratio_high": ratio * near,
+                    "kl_nats": log,
+                    "kl_nats_low": log * 0.9,
+                    "kl_nats_high": log * 1.1,
+                    "agreement": 1 - log / 2,
+                    "agreement_low": 1 - log * 0.6,
+                    "agreement_high": 1 - log * 0.4,
+                    "mean_k": k,
+                    "distinct_experts_expected": distinct,
+                    "distinct_experts_measured": distinct if domain == "all" else None,
+                    "active_parameters_theoretical": 1e6 * (1 + k),
+                    "flops_per_token_theoretical": 2e6 * (1 + k),
+                    "bytes_per_token_theoretical": 1e5 * distinct if domain == "all" else None,
+                    "pareto": policy in ("full", "k:1"),
+                }
+            )
+    return pl.DataFrame(rows)
 
 
 def _lens(

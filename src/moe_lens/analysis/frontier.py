@@ -6,7 +6,7 @@ and bytes are theoretical, and say so in their names. No kernel was timed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,17 @@ SCHEMA = pl.Schema(
         "flops_per_token_theoretical": pl.Float64,
         "bytes_per_token_theoretical": pl.Float64,
         "pareto": pl.Boolean,
+    }
+)
+
+COMPARISON = pl.Schema(
+    {
+        "policy": pl.String,
+        "other": pl.String,
+        "loss_ratio": pl.Float64,
+        "loss_ratio_low": pl.Float64,
+        "loss_ratio_high": pl.Float64,
+        "verdict": pl.String,
     }
 )
 
@@ -84,9 +95,9 @@ def frontier_table(
         step_sequences: B, the sequences of a decoding step.
 
     Returns:
-        The table of tables.md, policies in the order of `documents`. `family` is the part of the
-        policy's name before its first colon. `pareto`: no other policy has both at most its
-        `mean_k` and at most its `loss_ratio`, by point estimates, one of them smaller.
+        The table of tables.md, policies in the order of `documents`. `family` is the policy's name
+        without its value, the part after the first colon. `pareto`: no other policy has both at
+        most its `mean_k` and at most its `loss_ratio`, by point estimates, one of them smaller.
         `distinct_experts_measured` and with it `bytes_per_token_theoretical` exist for `all`
         alone, since the sequences of a step come from all domains.
 
@@ -123,12 +134,60 @@ def frontier_table(
             layers = work[policy, domain]
             distinct = measured.get(policy) if domain == ALL else None
             rows.append(
-                {"policy": policy, "family": policy.partition(":")[0], "domain": domain}
+                {"policy": policy, "family": _family(policy), "domain": domain}
                 | _loss(part)
                 | _costs(layers, distinct, sizes=sizes, step_sequences=step_sequences)
             )
     table = frame(rows, pl.Schema({name: SCHEMA[name] for name in SCHEMA if name != "pareto"}))
     return _with_pareto(table)
+
+
+def compare_policies(documents: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """Pairs of policies on the same tokens: which of the two loses more.
+
+    Args:
+        documents: As for `frontier_table`.
+        pairs: Names of policies.
+
+    Returns:
+        One row a pair, over all documents. Columns: policy, other, loss_ratio (perplexity of
+        `policy` over that of `other`), loss_ratio_low, loss_ratio_high, verdict: `more` or `less`
+        where the whole interval says so, else `not told`.
+
+    Raises:
+        ValueError: A policy is not in the table, or the two have other tokens.
+    """
+    require(documents, ("policy", "document", "num_tokens", "nll_nats"), name="documents")
+    rows = []
+    for policy, other in pairs:
+        left, right = (documents.filter(pl.col("policy") == name) for name in (policy, other))
+        for name, part in ((policy, left), (other, right)):
+            if part.is_empty():
+                raise ValueError(f"policy {name!r} was not evaluated")
+        both = left.join(right, on="document", suffix="_other")
+        if both.height != left.height or (both["num_tokens"] != both["num_tokens_other"]).any():
+            raise ValueError(f"{policy!r} and {other!r} were not evaluated on the same tokens")
+        extra = (both["nll_nats"] - both["nll_nats_other"]).to_numpy().astype(np.float64)
+        ratio = perplexity_ratio(extra, both["num_tokens"].to_numpy().astype(np.float64))
+        verdict = "not told"
+        if ratio.low is not None and ratio.high is not None:
+            verdict = "more" if ratio.low > 1 else "less" if ratio.high < 1 else verdict
+        rows.append(
+            {
+                "policy": policy,
+                "other": other,
+                "loss_ratio": ratio.value,
+                "loss_ratio_low": ratio.low,
+                "loss_ratio_high": ratio.high,
+                "verdict": verdict,
+            }
+        )
+    return frame(rows, COMPARISON)
+
+
+def _family(policy: str) -> str:
+    first, *others = policy.split(":")
+    return ":".join([first, *others[1:]])
 
 
 def _paired(documents: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import typer
 import moe_lens
 from moe_lens.cli import show
 from moe_lens.cli.commands.compare import compare
+from moe_lens.cli.commands.frontier import frontier
 from moe_lens.cli.commands.inspect import inspect
 from moe_lens.cli.commands.plan import plan
 from moe_lens.cli.commands.prune import prune
@@ -65,6 +66,7 @@ def _root(
 for command in (
     inspect,
     run,
+    frontier,
     report,
     compare,
     trace,

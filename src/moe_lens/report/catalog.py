@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from moe_lens.report.section import Figure, Section
-from moe_lens.report.sections import compared, what_can_go, who_matters, who_works, worth
+from moe_lens.report.sections import (
+    compared,
+    fewer_experts,
+    what_can_go,
+    who_matters,
+    who_works,
+    worth,
+)
 
 SECTIONS: tuple[Section, ...] = (
     who_works.SECTION,
     who_matters.SECTION,
     what_can_go.SECTION,
+    fewer_experts.SECTION,
     worth.SECTION,
     compared.SECTION,
 )

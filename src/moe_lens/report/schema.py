@@ -14,6 +14,7 @@ class Kind(Enum):
     WHOLE = "whole numbers"
     NUMBER = "numbers"
     VALUE = "numbers or text"
+    FLAG = "true or false"
     TEXTS = "lists of text"
     NUMBERS = "lists of numbers"
 
@@ -30,6 +31,8 @@ class Kind(Enum):
                 return dtype.is_integer()
             case Kind.NUMBER:
                 return dtype.is_numeric()
+            case Kind.FLAG:
+                return isinstance(dtype, pl.Boolean)
             case Kind.VALUE:
                 return text or dtype.is_numeric()
             case Kind.TEXTS | Kind.NUMBERS:
@@ -86,6 +89,14 @@ SCHEMA: dict[str, dict[str, Kind]] = {
         whole="k num_documents num_tokens",
         number="nll_nats perplexity_tokens perplexity_mean perplexity_geometric minmax "
         f"{_with_interval('ratio_tokens ratio_geometric')}",
+    ),
+    "frontier": _columns(
+        text="policy family domain",
+        whole="num_documents num_tokens",
+        number=f"nll_nats {_with_interval('loss_ratio kl_nats agreement')} mean_k "
+        "distinct_experts_expected distinct_experts_measured active_parameters_theoretical "
+        "flops_per_token_theoretical bytes_per_token_theoretical",
+        flag="pareto",
     ),
     "lens": _columns(
         text="domain state",

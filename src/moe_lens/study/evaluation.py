@@ -27,6 +27,7 @@ from moe_lens.stats.expert_load import ExpertLoad, Steps, decoding_steps
 from moe_lens.stats.paired_loss import PairedLoss
 from moe_lens.study.chunks import Progress, chunks, undone
 from moe_lens.study.files import STATE, read_tensors, write_tensors
+from moe_lens.study.states import state_of, together
 
 FULL = "full"
 """The name of the model as it is, which is always evaluated."""
@@ -131,15 +132,11 @@ class _Sums:
     load: ExpertLoad
 
     def state(self) -> dict[str, Tensor]:
-        loss = {f"loss/{name}": tensor for name, tensor in self.loss.state().items()}
-        return loss | {f"load/{name}": tensor for name, tensor in self.load.state().items()}
+        return together({"loss": self.loss.state(), "load": self.load.state()})
 
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
-        def of(owner: str) -> dict[str, Tensor]:
-            return {n.removeprefix(owner): t for n, t in state.items() if n.startswith(owner)}
-
-        self.loss.merge(PairedLoss.from_state(self.head, of("loss/")))
-        self.load.merge_state(of("load/"))
+        self.loss.merge(PairedLoss.from_state(self.head, state_of(state, "loss")))
+        self.load.merge_state(state_of(state, "load"))
 
 
 class _Job:

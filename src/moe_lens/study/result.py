@@ -12,10 +12,15 @@ import polars as pl
 from moe_lens.errors import InputError
 from moe_lens.study.files import MANIFEST, TABLES
 
+_LAST_TABLES = {"study": "claims", "frontier": "frontier"}
+"""Kind of run -> its table that is written last."""
+
 
 def is_finished(directory: Path) -> bool:
-    """Whether all tables of a run are there; the claims are written last."""
-    return (directory / TABLES / "claims.parquet").is_file()
+    """Whether all tables of a run are there, which the last one says."""
+    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+    last = _LAST_TABLES[manifest.get("kind", "study")]
+    return (directory / TABLES / f"{last}.parquet").is_file()
 
 
 class StudyFigures:
@@ -55,6 +60,10 @@ class StudyFigures:
     def perplexity_minmax(self) -> Any:
         """The paper's curve: each domain's perplexity over k, from 0 to 1."""
         return self._draw("perplexity_minmax", "perplexity")
+
+    def frontier(self) -> Any:
+        """What policies cost in loss against how many experts work."""
+        return self._draw("frontier", "frontier")
 
     def lens(self) -> Any:
         """What states decode to, beside the residual alone."""
@@ -140,6 +149,11 @@ class Study:
     def perplexity(self) -> pl.DataFrame:
         """What fewer active experts cost."""
         return self.table("perplexity")
+
+    @property
+    def frontier(self) -> pl.DataFrame:
+        """What policies cost in loss and save in work."""
+        return self.table("frontier")
 
     @property
     def lens(self) -> pl.DataFrame:

@@ -23,8 +23,7 @@ from moe_lens.stats.next_token import NextTokenLoss
 from moe_lens.stats.similarity import Similarity
 from moe_lens.stats.weight_mass import WeightMass
 from moe_lens.study.abilities import Abilities
-
-_SEPARATOR = "/"
+from moe_lens.study.states import state_of, together
 
 
 @dataclass(eq=False)
@@ -73,17 +72,13 @@ class PassSums:
 
     def state(self) -> dict[str, Tensor]:
         """All sums but the lens's, under names that say whose they are."""
-        parts: list[tuple[str, Mapping[str, Tensor]]] = [
-            (name, accumulator.state()) for name, accumulator in self.accumulators.items()
-        ]
-        parts += [(f"mass{index}", mass.state()) for index, mass in enumerate(self.mass)]
-        if self.loss is not None:
-            parts.append(("loss", self.loss.state()))
-        return {
-            f"{owner}{_SEPARATOR}{name}": tensor
-            for owner, state in parts
-            for name, tensor in state.items()
+        parts: dict[str, Mapping[str, Tensor]] = {
+            name: accumulator.state() for name, accumulator in self.accumulators.items()
         }
+        parts |= {f"mass{index}": mass.state() for index, mass in enumerate(self.mass)}
+        if self.loss is not None:
+            parts["loss"] = self.loss.state()
+        return together(parts)
 
     @property
     def waiting_bytes(self) -> int:
@@ -97,12 +92,12 @@ class PassSums:
     def merge_state(self, state: Mapping[str, Tensor]) -> None:
         """Add what `state` of a part of the same pass gave."""
         for name, accumulator in self.accumulators.items():
-            accumulator.merge(type(accumulator).from_state(_of(state, name)))
+            accumulator.merge(type(accumulator).from_state(state_of(state, name)))
         for index, mass in enumerate(self.mass):
-            mass.merge(WeightMass.from_state(_of(state, f"mass{index}")))
+            mass.merge(WeightMass.from_state(state_of(state, f"mass{index}")))
         if self.loss is not None:
             assert self.head is not None
-            self.loss.merge(NextTokenLoss.from_state(self.head, _of(state, "loss")))
+            self.loss.merge(NextTokenLoss.from_state(self.head, state_of(state, "loss")))
 
 
 def main_sums(
@@ -134,11 +129,6 @@ def loss_sums(tokenized: TokenizedCorpus, *, able: Abilities) -> PassSums:
     assert able.head is not None
     domain_of = torch.tensor(tokenized.corpus.domain_indices)
     return PassSums(domain_of, loss=NextTokenLoss(able.head), head=able.head)
-
-
-def _of(state: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    prefix = owner + _SEPARATOR
-    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def _part(event: LayerEvent, rows: Tensor) -> LayerEvent:

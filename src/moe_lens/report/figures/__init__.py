@@ -11,6 +11,7 @@ from moe_lens.report.figures.compared import (
     compared_specialization,
 )
 from moe_lens.report.figures.effect import lens, perplexity, perplexity_minmax, similarity
+from moe_lens.report.figures.frontier import frontier, frontier_reads
 from moe_lens.report.figures.routing import (
     concentration,
     heatmap,
@@ -33,6 +34,8 @@ __all__ = [
     "compared_perplexity",
     "compared_specialization",
     "concentration",
+    "frontier",
+    "frontier_reads",
     "heatmap",
     "importance_agreement",
     "information",

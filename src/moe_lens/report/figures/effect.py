@@ -134,7 +134,7 @@ def perplexity(frame: pl.DataFrame) -> Chart:
         "ratio_tokens:Q",
         title="Perplexity, × the full model's",
         scale=scale,
-        axis=alt.Axis(format=".4~g", values=_ratio_ticks(frame)),
+        axis=alt.Axis(format=".4~g", values=ratio_ticks(frame, "ratio_tokens")),
     )
     base = alt.Chart().encode(x=x, color=color)
     bars = base.mark_rule(aria=False, strokeWidth=1.6, opacity=0.7).encode(
@@ -266,9 +266,9 @@ def shown_states(states: Sequence[str], measure: str) -> dict[str, str]:
     return {state: text for state, text in words.items() if state in states}
 
 
-def _ratio_ticks(frame: pl.DataFrame) -> list[float]:
+def ratio_ticks(frame: pl.DataFrame, name: str) -> list[float]:
     """Ticks of a logarithmic axis of ratios: the closer to 1 all of them lie, the finer."""
-    ratios = ("ratio_tokens", "ratio_tokens_low", "ratio_tokens_high")
+    ratios = (name, f"{name}_low", f"{name}_high")
     high = float(frame.select(pl.max_horizontal(*ratios).max()).item())
     low = float(frame.select(pl.min_horizontal(*ratios).min()).item())
     for span, step in ((1.12, 0.02), (1.3, 0.05), (1.8, 0.1)):
