@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test slow check bench families clean
+.PHONY: setup demo test slow check bench bench-cuda families clean
 
 setup: $(READY)
 
@@ -26,9 +26,14 @@ slow: setup  ## simulations of coverage, kill -9, browsers: some ten minutes
 check: setup  ## format, lint, types, docs
 	scripts/check
 
+BENCHMARKS := $(foreach name,observe layer lens numerics sweep stream,\
+	$(if $(wildcard benchmarks/$(name).py),$(name)))
+
 bench: setup  ## ratios against baselines, written to benchmarks/results/
-	$(BIN)/python -m benchmarks.observe
-	$(BIN)/python -m benchmarks.layer
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
+
+bench-cuda: setup  ## the resident engine on a CUDA device
+	$(BIN)/python -m benchmarks.cuda
 
 families: setup  ## rewrite docs/families.md from what the tests find
 	$(BIN)/python -m pytest tests/engine/test_families.py --write-families

@@ -38,7 +38,7 @@ PLAIN, CAPTURE = "layer", "layer, capture"
 
 def case(model: MoEModel, batch: TokenBatch, dtype: str, *, repeats: int) -> dict[str, Any]:
     """The layer with and without capture, taking turns with plain matrix products."""
-    ceiling = Ceiling(DTYPES[dtype])
+    ceiling = Ceiling(DTYPES[dtype], device=model.device.type)
     statistics = statistics_of(model)
     tasks = {
         PLAIN: lambda: observed(model, batch, []),

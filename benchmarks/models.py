@@ -29,18 +29,25 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
-CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "deepseek": lambda: DeepseekConfig(
+
+
+def deepseek_layer(hidden: int = 2048, *, experts: int = 64, width: int = 1408) -> PreTrainedConfig:
+    """DeepSeekMoE-16B's layer, or a narrower one of its kind: heads of 128, two shared, top 6."""
+    return DeepseekConfig(
         **_COMMON,
-        hidden_size=2048,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        n_routed_experts=64,
+        hidden_size=hidden,
+        num_attention_heads=hidden // 128,
+        num_key_value_heads=hidden // 128,
+        n_routed_experts=experts,
         n_shared_experts=2,
         num_experts_per_tok=6,
-        moe_intermediate_size=1408,
+        moe_intermediate_size=width,
         first_k_dense_replace=0,
-    ),
+    )
+
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "deepseek": deepseek_layer,
     "olmoe": lambda: OlmoeConfig(**_COMMON, intermediate_size=1024),
 }
 """DeepSeekMoE-16B's and OLMoE-1B-7B's layers, with a small vocabulary."""

@@ -11,9 +11,11 @@ processor has no instructions for the dtype, which makes stock seven times slowe
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from benchmarks.measure import GIGA, Ceiling, Task, clock, interleaved, save
 from benchmarks.models import (
@@ -26,7 +28,7 @@ from benchmarks.models import (
     token_batch,
 )
 from moe_lens.corpus import TokenBatch
-from moe_lens.engine.discover import last_hidden
+from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.products import slow_dtype
 from moe_lens.event import Field
 from moe_lens.models.model import MoEModel
@@ -46,14 +48,14 @@ def stock(model: MoEModel, batch: TokenBatch, implementation: str) -> None:
     last_hidden(model, batch)
 
 
-def case(family: str, dtype: str, *, num_tokens: int, repeats: int) -> dict[str, Any]:
+def case(config: PreTrainedConfig, dtype: str, *, num_tokens: int, repeats: int) -> dict[str, Any]:
     """All ways of running one model, taking turns."""
-    model = build(CONFIGS[family](), DTYPES[dtype], num_layers=NUM_LAYERS)
+    model = build(config, DTYPES[dtype], num_layers=NUM_LAYERS)
     batch = token_batch(model, num_tokens=num_tokens, length=LENGTH)
     accumulators = statistics_of(model)
     ceiling = Ceiling(DTYPES[dtype])
     tasks: dict[str, Task] = {
-        **{f"stock {name}": lambda name=name: stock(model, batch, name) for name in STOCK},
+        **{f"stock {name}": partial(stock, model, batch, name) for name in STOCK},
         NOTHING: lambda: observed(model, batch, []),
         ROUTING: lambda: observed(model, batch, accumulators),
         EVERYTHING: lambda: observed(model, batch, accumulators, Field.GRAM),
@@ -61,7 +63,7 @@ def case(family: str, dtype: str, *, num_tokens: int, repeats: int) -> dict[str,
     seconds = interleaved(tasks | ceiling.tasks, repeats=repeats)
     base = seconds["stock eager"]
     return {
-        "family": family,
+        "family": config.model_type,
         "dtype": dtype,
         "shapes": shapes_of(model, batch),
         "seconds": {name: seconds[name] for name in tasks},
@@ -86,7 +88,7 @@ def main() -> None:
                 continue
             slow = slow_dtype(torch.empty(0, dtype=DTYPES[dtype]))
             num_tokens = max(arguments.tokens // (4 if slow else 1), LENGTH)
-            found = case(family, dtype, num_tokens=num_tokens, repeats=arguments.repeats)
+            found = case(CONFIGS[family](), dtype, num_tokens=num_tokens, repeats=arguments.repeats)
             cases.append(found)
             print(f"{family} {dtype}, {found['shapes']}")
             for name, value in found["seconds"].items():
