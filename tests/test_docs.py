@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
+
+from moe_lens.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "demo" / "README.md"]
@@ -18,7 +22,11 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/study.md", "docs/frontier.md"])
+RUN = ["README.md", "docs/frontier.md", "docs/study.md", "docs/tutorial.md"]
+"""Pages whose Python is run."""
+
+
+@pytest.mark.parametrize("name", RUN)
 @pytest.mark.timeout(600)
 def test_python_in_the_docs_runs(name: str, tmp_path: Path) -> None:
     code = "\n".join(blocks(ROOT / name, "python"))
@@ -56,3 +64,23 @@ def test_the_changelog_names_every_command() -> None:
     assert "run" in commands
     for command in commands:
         assert f"moe-lens {command}" in changelog, command
+
+
+def test_options_in_the_docs_exist() -> None:
+    """Every `moe-lens COMMAND --option` of a shell block, against the command line itself."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    known = {
+        name: {option for param in command.params for option in param.opts}
+        for name, command in group.commands.items()
+    }
+    used = 0
+    for page in PAGES:
+        text = "\n".join(blocks(page, "(?:sh|bash|)"))
+        for line in re.findall(r"^moe-lens (.*)$", text.replace("\\\n", " "), re.MULTILINE):
+            command, *words = line.split("#")[0].split()
+            assert command in known, f"{page.name}: moe-lens {command}"
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert options <= known[command], f"{page.name}: {line}"
+            used += len(options)
+    assert used > 5
