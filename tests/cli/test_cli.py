@@ -78,6 +78,11 @@ def test_trace_then_usage(checkpoint: Path, corpus: Path, tmp_path: Path, moe) -
     assert trace.num_tokens == num_tokens
     assert trace.manifest.layers == (1, 2)
     assert trace.domains()["domain"].to_list() == ["left", "right"]
+    before = file.read_bytes()
+    code, out, err = moe("trace", checkpoint, "--corpus", corpus, "--out", file)
+    assert (code, out, file.read_bytes()) == (2, "", before)
+    assert "exists; choose another name, or replace it with --force" in err
+    assert moe("trace", checkpoint, "--corpus", corpus, "--out", file, "--force")[0] == 0
     code, out, err = moe("usage", file, "--json", "--out", tmp_path / "u.parquet")
     rows = json.loads(out)
     assert (code, err, len(rows)) == (0, "", 4)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moe_lens.errors import TraceError
 from moe_lens.event import LayerEvent
 from moe_lens.stats.accumulator import Accumulator
 from moe_lens.stats.coactivation import Coactivation
@@ -73,12 +74,25 @@ def test_the_round_trip(
     tmp_path: Path, groups: list[list[LayerEvent]], data: st.DataObject
 ) -> None:
     live = [event for group in groups for event in group]
-    write_trace(tmp_path / "t.parquet", live, manifest=MANIFEST, domains=DOMAINS)
+    path = tmp_path / "t.parquet"
+    write_trace(path, live, manifest=MANIFEST, domains=DOMAINS, replace=True)
     trace = read_trace(tmp_path / "t.parquet")
     assert trace.manifest == MANIFEST
     assert trace.num_tokens == sum(group[0].routing.num_tokens for group in groups)
     size = data.draw(st.integers(1, 40))
     assert_counted_equal(live, list(trace.events(batch_tokens=size)))
+
+
+def test_a_trace_that_is_there_is_kept_unless_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_text("an hour of work")
+    live = random_batch(1, 30)
+    with pytest.raises(TraceError, match=r"t\.parquet exists; choose another name, or .*--force"):
+        write_trace(path, live, manifest=MANIFEST, domains=DOMAINS)
+    assert path.read_text() == "an hour of work"
+    assert os.listdir(tmp_path) == ["t.parquet"]
+    write_trace(path, live, manifest=MANIFEST, domains=DOMAINS, replace=True)
+    assert read_trace(path).num_tokens == 30
 
 
 def test_one_batch_comes_back_bit_for_bit(tmp_path: Path) -> None:

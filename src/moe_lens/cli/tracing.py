@@ -83,11 +83,14 @@ class TraceJob:
             },
         )
 
-    def write(self, out: Path, *, batch_tokens: int, progress: Callable[[int], None]) -> None:
+    def write(
+        self, out: Path, *, batch_tokens: int, progress: Callable[[int], None], replace: bool
+    ) -> None:
         """Run the corpus through the model and write the trace."""
         documents = self.tokenized.corpus.documents
         domains: Mapping[int, str] = {i: doc.domain for i, doc in enumerate(documents)}
-        with TraceWriter(out, manifest=self.manifest, domains=domains) as writer:
+        manifest = self.manifest
+        with TraceWriter(out, manifest=manifest, domains=domains, replace=replace) as writer:
             token_batches = batches(self.tokenized, batch_tokens=batch_tokens)
             observe(self.model, token_batches, [], sink=writer.update, progress=progress)
 

@@ -40,12 +40,19 @@ class TraceWriter:
         path: Where the trace is to be.
         manifest: What the trace says of itself, and what its events must agree with.
         domains: The domain of each document.
+        replace: Whether a file that is already at `path` is replaced; else it is refused.
     """
 
     def __init__(
-        self, path: str | Path, *, manifest: TraceManifest, domains: Mapping[int, str]
+        self,
+        path: str | Path,
+        *,
+        manifest: TraceManifest,
+        domains: Mapping[int, str],
+        replace: bool = False,
     ) -> None:
         self._path = Path(path)
+        self._replace = replace
         self._manifest = manifest
         self._domains = domains
         self._batches = TokenBatches[_Layer](manifest.layers)
@@ -59,6 +66,8 @@ class TraceWriter:
         parent = self._path.parent
         if not parent.is_dir():
             raise TraceError(f"{self._path}: the folder {parent} does not exist; create it first")
+        if not self._replace:
+            refuse_existing(self._path)
         prefix = f".{self._path.name}."
         self._folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=".partial"))
         return self
@@ -161,18 +170,30 @@ class TraceWriter:
         whole.replace(self._path)
 
 
+def refuse_existing(path: Path) -> None:
+    """Keep what is there: to be asked before hours of work, too.
+
+    Raises:
+        TraceError: Something is at `path`.
+    """
+    if path.exists():
+        raise TraceError(f"{path} exists; choose another name, or replace it with --force")
+
+
 def write_trace(
     path: str | Path,
     events: Iterable[LayerEvent],
     *,
     manifest: TraceManifest,
     domains: Mapping[int, str],
+    replace: bool = False,
 ) -> None:
     """Write a trace of events: those of each batch in layer order.
 
     Raises:
-        TraceError: The events do not agree with the manifest, or there are none.
+        TraceError: The events do not agree with the manifest, or there are none; or something is
+            at `path` and is not to be replaced.
     """
-    with TraceWriter(path, manifest=manifest, domains=domains) as writer:
+    with TraceWriter(path, manifest=manifest, domains=domains, replace=replace) as writer:
         for event in events:
             writer.update(event)

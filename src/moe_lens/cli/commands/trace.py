@@ -43,6 +43,7 @@ def trace(
     count_bos: Annotated[
         bool, typer.Option("--count-bos", help="Record the token that begins a text, too.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     batch_tokens: BatchTokensOption = 4096,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -54,7 +55,10 @@ def trace(
 ) -> None:
     """Record which experts every token was sent to, at every layer, with their weights."""
     from moe_lens.cli.tracing import TraceJob
+    from moe_lens.traces.writer import refuse_existing
 
+    if not force:
+        refuse_existing(out)  # before a model is loaded
     job = TraceJob.open(
         model,
         corpus,
@@ -72,7 +76,7 @@ def trace(
         memory=memory,
     )
     with show.progress("tracing", total=job.tokenized.num_tokens) as advance:
-        job.write(out, batch_tokens=batch_tokens, progress=advance)
+        job.write(out, batch_tokens=batch_tokens, progress=advance, replace=force)
     if as_json:
         show.line(json.dumps(job.describe(out)))
     else:
