@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from moe_lens.cli.app import app
 
@@ -69,7 +69,7 @@ def test_the_changelog_names_every_command() -> None:
 def test_options_in_the_docs_exist() -> None:
     """Every `moe-lens COMMAND --option` of a shell block, against the command line itself."""
     group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
+    assert isinstance(group, TyperGroup)
     known = {
         name: {option for param in command.params for option in param.opts}
         for name, command in group.commands.items()
