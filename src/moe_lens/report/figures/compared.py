@@ -87,7 +87,7 @@ def compared_specialization(frame: pl.DataFrame) -> Chart:
             ),
             color=alt.Color(
                 "difference:Q",
-                scale=alt.Scale(domain=[-reach, reach], domainMid=0, clamp=True),
+                scale=alt.Scale(domain=[-reach, reach], domainMid=0, clamp=True, interpolate="lab"),
                 legend=alt.Legend(
                     title="Share of tokens in B less that in A (cut at the ends)",
                     orient="top",

@@ -223,7 +223,7 @@ def lens(frame: pl.DataFrame, *, measure: LensMeasure = "agree_layer") -> Chart:
     color, dash = _styles("state", list(labels), labels)
     axis, title = MEASURES[measure]
     share = measure.startswith("agree")
-    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False)
+    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=measure.startswith("kl"))
     y_axis = alt.Axis(format="%") if share else alt.Axis(format=".4~g")
     base = alt.Chart().encode(x=layer_axis(frame), color=color)
     band = base.mark_area(aria=False, opacity=0.2).encode(

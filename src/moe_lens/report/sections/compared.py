@@ -12,7 +12,7 @@ from moe_lens.report.section import Figure, Section, everything
 
 def _identity(frame: pl.DataFrame) -> str:
     above = frame.filter(pl.col("correlation") > pl.col("shuffled_high")).height
-    mean = float(frame["correlation"].mean())  # type: ignore[arg-type]
+    mean = round(float(frame["correlation"].mean()), 2) + 0.0  # type: ignore[arg-type]
     same = above > frame.height / 2
     return (
         f"In {above} of {frame.height} layers, experts of the same number are used more alike in A "
