@@ -196,9 +196,8 @@ def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
     assert "What differs?" not in page.text
     assert "What is each expert worth?" not in page.text
     left = {path.name for path in (small / "figures").iterdir()}
-    names = ("concentration", "information", "overlap", "similarity", "perplexity", "frontier")
-    more = ("perplexity_minmax", "frontier_reads")
-    assert left == {f"{name}.svg" for name in names + more}
+    names = ("concentration", "information", "overlap", "similarity", "perplexity")
+    assert left == {f"{name}.svg" for name in (*names, "perplexity_minmax")}
 
 
 def test_one_table_alone_makes_a_page(tmp_path: Path) -> None:
