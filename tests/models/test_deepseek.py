@@ -18,6 +18,7 @@ from moe_lens.models.deepseek import (
     DeepseekConfig,
     DeepseekForCausalLM,
     DeepseekMoE,
+    DeepseekRouter,
     balance_loss,
     register,
 )
@@ -323,3 +324,15 @@ def test_registering_twice_changes_nothing(tmp_path: Path) -> None:
     register()
     tiny_model().save_pretrained(tmp_path)
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is DeepseekForCausalLM
+
+
+def test_router_stays_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    router = DeepseekRouter(DeepseekConfig(hidden_size=32, n_routed_experts=8))
+    torch.nn.init.normal_(router.weight)
+    hidden = torch.randn(5, 32)
+    plain = router(hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = router(hidden)
+    for a, b in zip(plain, mixed, strict=True):
+        assert torch.equal(a, b)

@@ -107,7 +107,7 @@ class DeepseekConfig(LlamaConfig):
 class DeepseekRouter(nn.Module):
     """Chooses each token's experts: softmax over all of them, then the k largest.
 
-    The choice is made in float32 whatever the model's dtype.
+    The choice is made in float32 whatever the model's dtype, and under autocast too.
     """
 
     def __init__(self, config: DeepseekConfig) -> None:
@@ -121,7 +121,8 @@ class DeepseekRouter(nn.Module):
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Router logits of every expert; the chosen experts' weights; their ids."""
         hidden_states = hidden_states.reshape(-1, self.hidden_dim)
-        logits = functional.linear(hidden_states.float(), self.weight.float())
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            logits = functional.linear(hidden_states.float(), self.weight.float())
         weights, experts = torch.topk(logits.softmax(dim=-1), self.top_k, dim=-1)
         if self.norm_topk_prob and self.top_k > 1:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
