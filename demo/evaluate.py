@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,13 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from demo.corpora.documents import Document, read_jsonl
 from demo.corpora.excerpts import long_lines
+from demo.corpora.packages import SOURCES
 from demo.model.baselines import compressed_bits_per_byte, ngram_bits_per_byte
 from demo.model.card import card
 from demo.model.data import SHARES, data_hashes, packed_rows
+from demo.model.kernels import ATTENTION, IMPLEMENTATION, keep_freed_memory
 from demo.model.measure import HeldOut, specialisation
 from demo.model.network import Optimizers, new_model
 from demo.model.score import (
@@ -33,7 +38,6 @@ from demo.model.score import (
     encode,
     experts_for_half,
     perplexity_ratio,
-    read_texts,
     score_documents,
 )
 from demo.model.state import load_state, read_log
@@ -99,18 +103,46 @@ def baselines(
     return table
 
 
-def evaluate(artefact: Path, excerpts: Path, train: dict[str, Any]) -> dict[str, Any]:
-    """Every figure of the card."""
+def scores_with(artefact: Path, excerpts: Path, k: int) -> dict[str, DocumentScores]:
+    """Score every excerpt with k experts, in float32 and one thread."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(artefact)
     model = AutoModelForCausalLM.from_pretrained(artefact, dtype=torch.float32).eval()
-    texts = {domain: read_texts(excerpts / f"{domain}.jsonl") for domain in SHARES}
+    model.set_experts_implementation(IMPLEMENTATION)
+    model.set_attn_implementation(ATTENTION)
+    with active_experts(model, k):
+        return {
+            domain: score_documents(model, tokenizer, [d.text for d in found])
+            for domain, found in read_excerpts(excerpts).items()
+        }
+
+
+def read_excerpts(excerpts: Path) -> dict[str, list[Document]]:
+    """Every domain's documents."""
+    return {
+        domain: list(read_jsonl(excerpts / f"{domain}.jsonl", held_out=True)) for domain in SHARES
+    }
+
+
+def evaluate(
+    artefact: Path, excerpts: Path, train: dict[str, Any], *, workers: int
+) -> dict[str, Any]:
+    """Every figure of the card."""
+    tokenizer = AutoTokenizer.from_pretrained(artefact)
+    model = AutoModelForCausalLM.from_pretrained(artefact)
+    documents = read_excerpts(excerpts)
+    texts = {domain: [d.text for d in found] for domain, found in documents.items()}
     by_k: dict[int, dict[str, DocumentScores]] = {}
-    for k in range(model.config.num_experts_per_tok, 0, -1):
-        with active_experts(model, k):
-            by_k[k] = {d: score_documents(model, tokenizer, t) for d, t in texts.items()}
-        log.info("k = %d: %s", k, {d: round(s.bits_per_byte, 3) for d, s in by_k[k].items()})
+    counts = range(model.config.num_experts_per_tok, 0, -1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        tasks = {k: pool.submit(scores_with, artefact, excerpts, k) for k in counts}
+        table = baselines(tokenizer, train, texts)
+        for k, task in tasks.items():
+            by_k[k] = task.result()
+            bits = {d: round(s.bits_per_byte, 3) for d, s in by_k[k].items()}
+            log.info("k = %d: %s", k, bits)
     full = by_k[model.config.num_experts_per_tok]
-    table = baselines(tokenizer, train, texts)
     for domain, scores in full.items():
         table[domain]["model"] = scores.bits_per_byte
         table[domain]["bytes_per_token"] = float(scores.num_bytes.sum() / scores.num_tokens.sum())
@@ -123,6 +155,12 @@ def evaluate(artefact: Path, excerpts: Path, train: dict[str, Any]) -> dict[str,
             k: {d: asdict(perplexity_ratio(s, full[d])) for d, s in scores.items()}
             for k, scores in by_k.items()
         },
+        "perplexity_step": {
+            k: {d: asdict(perplexity_ratio(s, by_k[k + 1][d])) for d, s in scores.items()}
+            for k, scores in by_k.items()
+            if k + 1 in by_k
+        },
+        "by_source": by_source(documents, by_k),
         "specialisation": specialisation(
             {d: HeldOut(s.bits_per_byte, s.choices) for d, s in full.items()}
         ),
@@ -131,6 +169,33 @@ def evaluate(artefact: Path, excerpts: Path, train: dict[str, Any]) -> dict[str,
         "model_bytes": os.path.getsize(artefact / "model.safetensors"),
         "num_documents": {d: len(t) for d, t in texts.items()},
     }
+
+
+def by_source(
+    documents: dict[str, list[Document]], by_k: dict[int, dict[str, DocumentScores]]
+) -> dict[str, dict[str, Any]]:
+    """Quality and ratios of each source of the domains that our own code generates.
+
+    Their sources hold out different things: whole templates, or new combinations of seen parts.
+    """
+    table = {}
+    most = max(by_k)
+    for domain, found in documents.items():
+        for source in sorted({d.source for d in found}):
+            if SOURCES[source].package is not None:
+                continue
+            picked = np.flatnonzero([d.source == source for d in found])
+            full = by_k[most][domain].only(picked)
+            table[source] = {
+                "domain": domain,
+                "num_documents": len(picked),
+                "bits_per_byte": full.bits_per_byte,
+                "perplexity_ratio": {
+                    k: asdict(perplexity_ratio(scores[domain].only(picked), full))
+                    for k, scores in by_k.items()
+                },
+            }
+    return table
 
 
 def verdict_counts(run: Path) -> dict[str, dict[str, int]]:
@@ -150,7 +215,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "build" / "corpora")
     parser.add_argument("--excerpts", type=Path, default=ROOT / "src/moe_lens/demo/corpora")
     parser.add_argument("--out", type=Path, default=ROOT / "src/moe_lens/demo/model")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=2, help="processes that score")
     parser.add_argument("--study", type=Path, help="a run of the artefact, for its verdicts")
     parser.add_argument("--card-only", action="store_true", help="write the card anew, no more")
     arguments = parser.parse_args()
@@ -161,7 +226,6 @@ def main() -> None:
         (arguments.out / "README.md").write_text(card(result, training, verdicts), "utf-8")
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.threads)
     write_artefact(arguments.run, arguments.out)
     tokenizer = AutoTokenizer.from_pretrained(arguments.run / "tokenizer")
     training = json.loads((arguments.out / "training.json").read_text())
@@ -173,7 +237,7 @@ def main() -> None:
         split="train",
         seed=training["seed"],
     )
-    result = evaluate(arguments.out, arguments.excerpts, train)
+    result = evaluate(arguments.out, arguments.excerpts, train, workers=arguments.workers)
     (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "README.md").write_text(card(result, training, verdicts), encoding="utf-8")
     log.info("wrote %s", arguments.out / "README.md")

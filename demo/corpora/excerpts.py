@@ -29,7 +29,7 @@ _SIZES = {"chinese": (800, 1200)}
 Chinese says in 1000 characters, 3000 bytes, what takes others three times the characters.
 """
 _USUAL_SIZES = (2600, MAX_CHARS)
-_WEIGHTS = {"wiki-fr": 3, "qasper": 2}
+_WEIGHTS = {"wiki-fr": 3, "qasper": 2, "word-plots": 3, "competition-plots": 3}
 """Bytes of a source beside those of another source of its domain, where they differ."""
 
 
@@ -100,6 +100,8 @@ def _take_turns(documents: Iterable[Document]) -> list[Document]:
     """Order documents so that groups take turns: the first of each, the second of each, ..."""
 
     def group(d: Document) -> str:
+        if d.source in ("word-plots", "competition-plots"):
+            return d.id.rpartition("/")[0]
         flat = d.id.startswith(("wiki", "qasper"))
         return d.source if flat else "/".join(d.id.split("/")[:2])
 

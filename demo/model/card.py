@@ -31,14 +31,14 @@ context, byte-level BPE of 8,192 entries with single digits. {parameters:,} para
 
 `{command}`
 
-{steps:,} steps, {tokens:.1f} million tokens, {hours:.2f} hours of training time on one shared
-CPU core in float32 (torch {torch}, transformers {transformers}). Each step holds 16 rows of
-{context} tokens: {shares}.
-Muon for matrices, AdamW for the rest; the learning rate falls to zero over the last 40 % of
-the steps. Expert-level balance loss of the DeepSeekMoE paper over each half of a step
-(alpha 0.01). Documents in a row do not see each other. Curves, data hashes and versions are in
-`training.json`; `routing_snapshots.safetensors` keeps the expert ids of a fixed sample of
-held-out text over training.
+{steps:,} steps, {tokens:.1f} million tokens, {hours:.2f} hours of training time (device: {device},
+processes: {workers}, matrix products in {precision}, torch {torch}, transformers {transformers}).
+Each step holds 16 rows of {context} tokens: {shares}.
+Muon for matrices, AdamW for the rest; the learning rate falls to zero from step {decay_start:,}
+on. Expert-level balance loss of the DeepSeekMoE paper over each half of a step (alpha 0.01).
+Documents in a row do not see each other. Curves, data hashes and versions are in `training.json`;
+`routing_snapshots.safetensors` keeps the expert ids of a fixed sample of held-out text over
+training.
 
 Sources and licences of the text: `../NOTICE.md`. No excerpt was trained on.
 
@@ -130,6 +130,62 @@ def _where_fewer_is_better(result: Mapping[str, Any]) -> str:
     )
 
 
+def steps(result: Mapping[str, Any]) -> str:
+    """Where one expert less costs perplexity, does not tell, or gains; each step by itself."""
+    found: dict[str, list[str]] = {"rises": [], "tells nothing": [], "falls": []}
+    for k, by_domain in result["perplexity_step"].items():
+        for domain, step in by_domain.items():
+            where = f"{domain} at {int(k) + 1} to {k}"
+            if step["low"] > 1:
+                found["rises"].append(where)
+            else:
+                found["falls" if step["high"] < 1 else "tells nothing"].append(where)
+    count = sum(map(len, found.values()))
+    text = (
+        f"\nOf {count} steps of one expert less ({count // len(result['perplexity'])} in each of "
+        f"{len(result['perplexity'])} domains), perplexity rises beyond\nthe step's own 95 % "
+        f"interval in {len(found['rises'])}."
+    )
+    if found["tells nothing"]:
+        text += f" The interval holds no change in: {', '.join(found['tells nothing'])}."
+    if found["falls"]:
+        text += f" It **falls** in: {', '.join(found['falls'])}."
+    return text + "\n"
+
+
+_HELD_OUT = {
+    "word-problems": "five templates, no sentence of which was trained on",
+    "word-plots": "new orders of events, each event told in forms that were trained on",
+    "competition": "six families, no sentence of which was trained on but for reductions mod 1000",
+    "competition-plots": "new orders of conditions or functions, each of a kind trained on",
+}
+
+
+def _sources(result: Mapping[str, Any]) -> str:
+    rows = []
+    for source, found in result["by_source"].items():
+        ratios = {int(k): r for k, r in found["perplexity_ratio"].items()}
+        rows.append(
+            [
+                found["domain"],
+                source,
+                _HELD_OUT[source],
+                found["num_documents"],
+                f"{found['bits_per_byte']:.3f}",
+                *(
+                    f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+                    for r in (ratios[3], ratios[2], ratios[1])
+                ),
+            ]
+        )
+    head = ["domain", "source", "what is held out", "excerpts", "bits per byte"]
+    return (
+        "\nThis project generates the text of gsm and aime. Their excerpts are of two kinds, which "
+        "say different\nthings; ratios of perplexity as above:\n\n"
+        + _table([*head, "k = 3", "k = 2", "k = 1"], rows)
+    )
+
+
 def _verdicts(counts: Mapping[str, Mapping[str, int]]) -> str:
     """How many experts are above and below k / N after false-discovery correction."""
     verdicts = ("above", "below", "not told")
@@ -158,10 +214,18 @@ def card(
         steps=progress["step"],
         tokens=progress["step"] * step_tokens / 1e6,
         hours=progress["seconds"] / 3600,
+        decay_start=progress["decay_start"],
+        workers=training.get("workers", 1),  # the first run had one, in float32
+        device=training.get("device", "cpu"),
+        precision=training.get("precision", "float32"),
         torch=training["versions"]["torch"],
         transformers=training["versions"]["transformers"],
         shares=", ".join(f"{d} {n}" for d, n in training["rows_per_step"].items()),
     )
     special = _specialisation(result) + ("" if verdicts is None else _verdicts(verdicts))
-    fewer = _fewer_experts(result).rstrip("\n") + _where_fewer_is_better(result)
+    fewer = _fewer_experts(result)
+    if "perplexity_step" in result:
+        fewer += steps(result) + _sources(result)
+    else:  # the first artefact was measured without
+        fewer = fewer.rstrip("\n") + _where_fewer_is_better(result)
     return "\n".join([head + _quality(result), special, fewer])

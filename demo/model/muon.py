@@ -40,7 +40,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._dtype = dtype
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         groups = [
             {"params": list(parameters), "parts": 1},
@@ -70,6 +72,7 @@ class Muon(torch.optim.Optimizer):
                 stacks[target.shape[1], target.shape[2]].append((target, update, size))
         for stack in stacks.values():
             targets, updates, sizes = zip(*stack, strict=True)
-            steps = orthogonalise(torch.cat(updates)).split([len(t) for t in targets])
+            whole = orthogonalise(torch.cat(updates).to(self._dtype)).to(targets[0].dtype)
+            steps = whole.split([len(t) for t in targets])
             for target, step, size in zip(targets, steps, sizes, strict=True):
                 target.sub_(step, alpha=size)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from demo.model.kernels import IMPLEMENTATION
+from demo.model.kernels import ATTENTION, IMPLEMENTATION
 from demo.model.muon import Muon
 from demo.tokenizer import CONTEXT
 from moe_lens.models.deepseek import DeepseekConfig, DeepseekExperts, DeepseekForCausalLM
@@ -68,7 +68,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast, device: torch.device) -> Deeps
     """An untrained demo model that uses the experts implementation fit for the device."""
     model = DeepseekForCausalLM(demo_config(tokenizer))
     initialise(model)
-    model.set_experts_implementation("grouped_mm" if device.type == "cuda" else IMPLEMENTATION)
+    if device.type == "cuda":
+        model.set_experts_implementation("grouped_mm")
+    else:
+        model.set_experts_implementation(IMPLEMENTATION)
+        model.set_attn_implementation(ATTENTION)
     model.to(device)
     return model
 
@@ -81,8 +85,11 @@ class Optimizers:
     adamw: torch.optim.AdamW
 
     @staticmethod
-    def of(model: DeepseekForCausalLM) -> Optimizers:
-        """Sort the parameters into groups, each with its peak learning rate."""
+    def of(model: DeepseekForCausalLM, *, dtype: torch.dtype = torch.float32) -> Optimizers:
+        """Sort the parameters into groups, each with its peak learning rate.
+
+        Muon's products are taken in `dtype`.
+        """
         fused = [m.gate_up_proj for m in model.modules() if isinstance(m, DeepseekExperts)]
         matrices, routers, norms = [], [], []
         for name, parameter in model.model.named_parameters():
@@ -92,7 +99,7 @@ class Optimizers:
                 norms.append(parameter)
             elif name != "embed_tokens.weight" and not any(parameter is f for f in fused):
                 matrices.append(parameter)
-        muon = Muon(matrices, fused, lr=LR_MATRICES, weight_decay=0.05)
+        muon = Muon(matrices, fused, lr=LR_MATRICES, weight_decay=0.05, dtype=dtype)
         adamw = torch.optim.AdamW(
             [
                 {"params": [model.model.embed_tokens.weight], "lr": LR_EMBEDDING},

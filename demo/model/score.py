@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,10 +37,14 @@ class DocumentScores:
         """Total bits over total bytes."""
         return float(self.nats.sum() / math.log(2) / self.num_bytes.sum())
 
-
-def read_texts(path: Path) -> list[str]:
-    """Texts of a corpus file."""
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    def only(self, documents: NDArray[np.int64]) -> DocumentScores:
+        """The scores of some documents, by index."""
+        return DocumentScores(
+            self.nats[documents],
+            self.num_tokens[documents],
+            self.num_bytes[documents],
+            self.choices[documents],
+        )
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[NDArray[np.int64]]:

@@ -36,7 +36,14 @@ def test_story_answer_is_the_oracles(name: str) -> None:
         assert made.answer > 0
 
 
-def _value(expression: str) -> Fraction:
+def equations(text: str) -> list[tuple[str, str]]:
+    """Both sides of every equation between numbers."""
+    return [(left.strip(), right) for left, right in _EQUATION.findall(text)]
+
+
+def value_of(expression: str) -> Fraction:
+    """Exact value of an arithmetic expression."""
+
     def walk(node: ast.expr) -> Fraction:
         if isinstance(node, ast.Constant):
             return Fraction(str(node.value))
@@ -56,10 +63,10 @@ def _value(expression: str) -> Fraction:
 @pytest.mark.parametrize("name", STORIES)
 def test_every_equation_in_a_story_holds(name: str) -> None:
     for seed in range(20):
-        found = _EQUATION.findall("\n".join(grade_school.problem(name, seed).steps))
+        found = equations("\n".join(grade_school.problem(name, seed).steps))
         assert len(found) >= 2
         for left, right in found:
-            assert _value(left.strip()) == Fraction(right), (name, seed, left, right)
+            assert value_of(left) == Fraction(right), (name, seed, left, right)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -82,6 +89,8 @@ def test_generators_are_deterministic() -> None:
         text = "".join(
             competition.text(competition.problem(n, s), seed=s) for n in FAMILIES for s in (0, 1)
         )
+        text += "".join(str(competition.plotted(n, 5)) for n in competition.PLOTS)
+        text += "".join(str(grade_school.plotted(n, 5)) for n in grade_school.PLOTS)
         text += "".join(grade_school.text(grade_school.problem(n, 5)) for n in STORIES)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from demo.model.baselines import NGram, compressed_bits_per_byte
+from demo.model.card import steps as card_steps
 from demo.model.data import SHARES, pack, step_rows, to_batch
-from demo.model.kernels import IMPLEMENTATION, HeadLoss
+from demo.model.kernels import ATTENTION, IMPLEMENTATION, HeadLoss
 from demo.model.measure import (
     HeldOut,
     measure_rows,
@@ -23,13 +24,15 @@ from demo.model.measure import (
 )
 from demo.model.muon import Muon, orthogonalise
 from demo.model.network import Optimizers, new_model
-from demo.model.score import experts_for_half, score_documents
+from demo.model.score import DocumentScores, experts_for_half, score_documents
 from demo.model.state import Log, Progress, load_state, read_log, save_state
+from demo.model.step import Workers, gradients
 from demo.tokenizer import CONTEXT, balanced_sample, save, train_tokenizer
-from demo.train import gradients
+from demo.train import Run
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from moe_lens.models.deepseek import DeepseekConfig, DeepseekExperts, DeepseekForCausalLM
 
@@ -112,6 +115,80 @@ def test_grouped_experts_equal_the_eager_ones_with_gradients() -> None:
 
     for stock, ours in zip(run("eager"), run(IMPLEMENTATION), strict=True):
         torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-5)
+
+
+def test_experts_in_bfloat16_are_near() -> None:
+    torch.manual_seed(0)
+    config = DeepseekConfig(
+        hidden_size=32, moe_intermediate_size=16, n_routed_experts=8, num_experts_per_tok=3
+    )
+    config._experts_implementation = IMPLEMENTATION
+    experts = DeepseekExperts(config)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(50, 32, requires_grad=True)
+    weights = torch.rand(50, 3, requires_grad=True)
+    ids = torch.stack([torch.randperm(8)[:3] for _ in range(50)])
+
+    def run(enabled: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = experts(x, ids, weights)
+        leaves = (x, weights, experts.gate_up_proj, experts.down_proj)
+        return [out, *torch.autograd.grad((out * torch.arange(32)).sum(), leaves)]
+
+    for exact, rounded in zip(run(False), run(True), strict=True):
+        assert rounded.dtype == torch.float32
+        error = (exact - rounded).norm() / exact.norm()
+        assert 1e-5 < error < 0.02  # bfloat16 keeps 8 bits; less would mean float32 was used
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("length", [128, 300])
+def test_block_attention_equals_the_stock_one_with_gradients(packed: bool, length: int) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 3, length, 8, requires_grad=True) for _ in range(3)]
+    document = (torch.rand(2, length) < 0.05).cumsum(1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = document[:, :, None] == document[:, None]
+    mask = (causal & same if packed else causal.expand_as(same))[:, None]
+    weight = torch.randn(2, 3, length, 8)
+    stock = functional.scaled_dot_product_attention(*leaves, attn_mask=mask)
+    forward = ALL_ATTENTION_FUNCTIONS[ATTENTION]
+    ours = forward(torch.nn.Module(), *leaves, mask if packed else None)[0].transpose(1, 2)
+    torch.testing.assert_close(ours, stock)
+    for a, b in zip(
+        torch.autograd.grad((ours * weight).sum(), leaves),
+        torch.autograd.grad((stock * weight).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_two_workers_give_the_gradients_of_one(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM]
+) -> None:
+    rows = np.random.default_rng(0).integers(2, len(tokenizer), (16, 33)).astype(np.uint16)
+    found = []
+    for num in (1, 2):
+        torch.manual_seed(0)
+        model = tiny(tokenizer)
+        with Workers(model, num, torch.float32) as workers:
+            result = workers.gradients(rows, bos=0)
+        found.append((result, [p.grad for p in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert a is not None
+        assert torch.equal(a, b)
+
+
+def test_rows_that_cannot_be_dealt_are_refused(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM]
+) -> None:
+    with (
+        Workers(tiny(tokenizer), 1, torch.float32) as workers,
+        pytest.raises(ValueError, match=r"12 rows cannot be dealt to 1 workers in parts of 8"),
+    ):
+        workers.gradients(np.zeros((12, 9), np.uint16), bos=0)
 
 
 def test_head_loss_equals_cross_entropy_with_gradients() -> None:
@@ -212,6 +289,30 @@ def test_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert Progress(step=80, **planned).rate() == pytest.approx(0.5)
     assert Progress(step=99, **planned).rate() == pytest.approx(1 / 40)
     assert Progress(step=100, **planned).done()
+
+
+def test_the_fall_can_be_made_steeper(
+    tokenizer: PreTrainedTokenizerFast, tiny: Callable[..., DeepseekForCausalLM], tmp_path: Path
+) -> None:
+    for domain in SHARES:
+        (tmp_path / domain).mkdir()
+        for part in ("train", "heldout"):
+            path = tmp_path / domain / f"{part}.jsonl"
+            path.write_text(json.dumps({"text": "the cat sat " * 400}) + "\n")
+    save(tokenizer, tmp_path / "tokenizer")
+    run = Run(tmp_path, tmp_path, device=torch.device("cpu"), seed=0, dtype=torch.float32)
+    run.progress.step = 60
+    (tmp_path / "anneal").touch()
+    run.plan(None)
+    assert run.progress == Progress(step=60, decay_start=60, total_steps=100)
+    run.progress.step = 70
+    (tmp_path / "finish").write_text("10\n")
+    run.plan(None)
+    assert run.progress == Progress(step=70, decay_start=60, total_steps=80)
+    assert run.progress.rate() == pytest.approx(0.5)
+    run.progress.step = 75
+    run.plan(None)  # the order is carried out once
+    assert run.progress.total_steps == 80
 
 
 def test_a_killed_run_goes_on_bit_for_bit(
@@ -340,3 +441,36 @@ def test_compressors_see_repetition() -> None:
     result: dict[str, Any] = compressed_bits_per_byte(["the same again " * 500])
     assert 0 < result["xz -9"] < 0.3
     assert 0 < result["gzip -9"] < 0.3
+
+
+# --- card ---
+
+
+def test_card_says_of_every_step_whether_it_costs() -> None:
+    def step(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.001, "high": value + 0.001}
+
+    result = {
+        "perplexity": {"code": 20.0, "gsm": 9.0},
+        "perplexity_step": {
+            "5": {"code": step(1.01), "gsm": step(1.0)},
+            "4": {"code": step(1.02), "gsm": step(0.9)},
+        },
+    }
+    text = card_steps(result)
+    assert "Of 4 steps of one expert less (2 in each of 2 domains)" in text
+    assert "interval in 2." in text
+    assert "no change in: gsm at 6 to 5." in text
+    assert "**falls** in: gsm at 5 to 4." in text
+
+
+def test_scores_of_some_documents() -> None:
+    scores = DocumentScores(
+        np.array([1.0, 2.0, 4.0]),
+        np.array([1, 2, 3]),
+        np.array([8, 8, 16]),
+        np.arange(6).reshape(3, 1, 2),
+    )
+    some = scores.only(np.array([0, 2]))
+    assert some.bits_per_byte == pytest.approx(5 / np.log(2) / 24)
+    assert some.choices.tolist() == [[[0, 1]], [[4, 5]]]
