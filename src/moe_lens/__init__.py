@@ -21,26 +21,32 @@ _PLACES = {
     "Document": "moe_lens.corpus",
     "Field": "moe_lens.event",
     "LayerEvent": "moe_lens.event",
-    "ModelSpec": "moe_lens.study.spec",
     "MoEModel": "moe_lens.models.model",
+    "ModelSpec": "moe_lens.study.spec",
+    "Plan": "moe_lens.prune.plan",
     "Routing": "moe_lens.routing",
     "ScoreRun": "moe_lens.study.score_result",
     "ScoreSpec": "moe_lens.study.score_spec",
+    "SimulationSpec": "moe_lens.prune.simulation",
     "Study": "moe_lens.study.result",
     "StudySpec": "moe_lens.study.spec",
     "TextSpec": "moe_lens.study.spec",
     "batches": "moe_lens.corpus",
     "compare": "moe_lens.study.comparison",
     "errors": "moe_lens.errors",
+    "export": "moe_lens.prune.export",
     "inspect_checkpoint": "moe_lens.models.inspect",
     "load_corpus": "moe_lens.corpus",
     "load_model": "moe_lens.loading",
+    "make_plan": "moe_lens.prune.planning",
     "observe": "moe_lens.observing",
     "policies": "moe_lens.policies",
+    "read_plan": "moe_lens.prune.plan",
     "read_trace": "moe_lens.traces",
     "record": "moe_lens.observing",
     "run": "moe_lens.study.run",
     "score": "moe_lens.study.scoring",
+    "simulate": "moe_lens.prune.simulation",
     "tokens_of": "moe_lens.observing",
     "write_report": "moe_lens.report",
 }
@@ -53,6 +59,10 @@ if TYPE_CHECKING:
     from moe_lens.models.inspect import inspect_checkpoint
     from moe_lens.models.model import MoEModel
     from moe_lens.observing import observe, record, tokens_of
+    from moe_lens.prune.export import export
+    from moe_lens.prune.plan import Plan, read_plan
+    from moe_lens.prune.planning import make_plan
+    from moe_lens.prune.simulation import SimulationSpec, simulate
     from moe_lens.report import write_report
     from moe_lens.routing import Routing
     from moe_lens.study.comparison import compare
@@ -71,9 +81,11 @@ __all__ = [
     "LayerEvent",
     "MoEModel",
     "ModelSpec",
+    "Plan",
     "Routing",
     "ScoreRun",
     "ScoreSpec",
+    "SimulationSpec",
     "Study",
     "StudySpec",
     "TextSpec",
@@ -81,15 +93,19 @@ __all__ = [
     "batches",
     "compare",
     "errors",
+    "export",
     "inspect_checkpoint",
     "load_corpus",
     "load_model",
+    "make_plan",
     "observe",
     "policies",
+    "read_plan",
     "read_trace",
     "record",
     "run",
     "score",
+    "simulate",
     "tokens_of",
     "write_report",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from transformers import AutoModelForCausalLM
 
 from moe_lens.cli.app import main
+from tests.checkpoints import save_checkpoint, text_of
 from tests.prune.cases import checkpoint_of
 
 
@@ -44,6 +46,50 @@ def test_from_a_model_to_a_smaller_one(checkpoint: Path, tmp_path: Path, moe) ->
     code, told, _ = moe("prune", checkpoint, "--plan", plan, "--out", tmp_path / "b", "--no-verify")
     assert code == 0
     assert "not verified (--no-verify)" in told
+
+
+def test_scores_plan_simulation_export(tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    """The whole way; the pruned checkpoint's own perplexity is the one that was simulated."""
+    model = save_checkpoint(tmp_path / "model")
+    for name, seed in (("scored", 0), ("other", 50)):
+        (tmp_path / name).mkdir()
+        for domain in ("left", "right"):
+            lines = [json.dumps({"text": text_of(30, seed=seed + i)}) for i in range(6)]
+            (tmp_path / name / f"{domain}.jsonl").write_text("\n".join(lines))
+            seed += 6
+    scores, plan, simulation = (tmp_path / n for n in ("scores", "plan.json", "simulation"))
+    assert moe("score", model, "--corpus", tmp_path / "scored", "--out", scores)[0] == 0
+    code, _, err = moe("plan", scores, "--keep", 8, "--domains", "left, right", "--out", plan)
+    assert code == 0, err
+    made = json.loads(plan.read_text())
+    assert made["criterion"] == "reap"
+    assert made["domains"] == ["left", "right"]
+    assert len(made["model"]["routers_sha256"]) == 64
+    where = ("--corpus", tmp_path / "other", "--out", simulation)
+    code, told, err = moe("simulate", model, "--plan", plan, *where, "--random", 2, "--json")
+    assert code == 0, err
+    rows = {(r["policy"], r["domain"]): r for r in json.loads(told)["rows"]}
+    assert {p for p, _ in rows} == {"plan", "frequency", "random:0", "random:1", "drop"}
+    assert rows["plan", "left"]["text"] == "held-out"
+    page = (simulation / "report.html").read_text()
+    assert "What is left after pruning?" in page
+    assert "random:1" in page
+    small = tmp_path / "small"
+    extras = ("--simulation", simulation, "--report", tmp_path / "report")
+    code, told, err = moe("prune", model, "--plan", plan, "--out", small, *extras)
+    assert code == 0, err
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "What was written?" in page
+    assert "random:1" in page
+    record = json.loads((small / "moe_lens_prune.json").read_text())
+    in_record = {(r["policy"], r["domain"]): r for r in record["simulation"]["rows"]}
+    assert in_record["plan", "all"]["loss_ratio"] == rows["plan", "all"]["loss_ratio"]
+    options = ("--measure", "perplexity", "--k", 2, "--out", tmp_path / "run", "--json")
+    code, told, err = moe("run", small, "--corpus", tmp_path / "other", *options)
+    assert code == 0, err
+    table = pl.read_parquet(tmp_path / "run" / "tables" / "perplexity.parquet")
+    own = table.filter((pl.col("domain") == "all") & (pl.col("k") == 3))["nll_nats"][0]
+    assert own == pytest.approx(rows["plan", "all"]["nll_nats"], rel=1e-6)
 
 
 def test_check_says_what_is_possible_before_anything_is_measured(checkpoint: Path, moe) -> None:  # type: ignore[no-untyped-def]

@@ -330,3 +330,52 @@ def test_a_budget_that_no_config_has(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"moe_num_experts is 99, but the model .* has 12"):
         export(original, plan, tmp_path / "out")
     assert plan.budget == Budget(8)
+
+
+def test_mxfp4_experts_are_cut_along_their_first_axis(tmp_path: Path) -> None:
+    """gpt-oss as released: 4-bit blocks and their scales, fused; every byte stays what it was."""
+    original = checkpoint_of(tmp_path / "m", "gpt_oss")
+    plan = random_plan(original)
+    edit_config(original, quantization_config={"quant_method": "mxfp4"})
+    file = original / "model.safetensors"
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        if name.endswith("_proj"):
+            shape = (8, tensor.shape[2], tensor.shape[1] // 16)
+            tensors[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 8), dtype=torch.uint8)
+            tensors[f"{name}_scales"] = torch.randint(0, 256, shape, dtype=torch.uint8)
+        else:
+            tensors[name] = tensor
+    save_file(tensors, file, metadata={"format": "pt"})
+    export(original, plan, tmp_path / "out", check=False)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(after) == set(tensors)
+    for layer in plan.model.layers:
+        for part in ("gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks"):
+            name = f"model.layers.{layer}.mlp.experts.{part}"
+            assert torch.equal(after[name], tensors[name][list(plan.keep[layer])])
+    scaled = random_plan(original, scale=dict.fromkeys(plan.model.layers, 1.5))
+    with pytest.raises(UnsupportedModel, match="would be folded into numbers of dtype U8"):
+        export(original, scaled, tmp_path / "scaled", check=False)
+
+
+def test_fp8_scales_go_with_their_expert(tmp_path: Path) -> None:
+    original = checkpoint_of(tmp_path / "m", "olmoe")
+    plan = random_plan(original)
+    edit_config(original, quantization_config={"quant_method": "fp8"})
+    file = original / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if "experts" in name]:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.rand(1, 1)
+    save_file(tensors, file, metadata={"format": "pt"})
+    export(original, plan, tmp_path / "out", check=False)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    for new, old in enumerate(plan.keep[1]):
+        for end in ("", "_scale_inv"):
+            name = f"model.layers.1.mlp.experts.{{}}.up_proj.weight{end}"
+            was, now = tensors[name.format(old)], after[name.format(new)]
+            assert torch.equal(was.view(torch.uint8), now.view(torch.uint8))
+    with pytest.raises(InputError, match=r"cannot be loaded here to compare .* --no-verify"):
+        export(original, plan, tmp_path / "checked")
+    assert not (tmp_path / "checked").exists()

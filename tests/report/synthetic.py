@@ -21,6 +21,7 @@ from moe_lens.analysis.identity import expert_identity
 from moe_lens.analysis.importance import importance_table
 from moe_lens.analysis.prediction import prediction_table
 from moe_lens.analysis.stability import stability_table
+from tests.report.synthetic_pruning import pruning_tables
 
 PAPER_DOMAINS = ("english", "github", "french-qa", "gsm8k", "aime-math", "chinese", "arxiv")
 WORDS = (
@@ -46,6 +47,7 @@ def synthetic_tables(
     return {
         **_compared(seed, domains, layers, num_experts, top_k, num_tokens),
         **_scores(seed, domains, layers, num_experts, num_tokens),
+        **pruning_tables(seed, domains=domains, layers=layers, num_experts=num_experts),
         "specialization": _specialization(usage, domains, layers, top_k, num_tokens),
         "concentration": _concentration(draw, usage, domains, layers, top_k, num_tokens),
         "information": _information(draw, layers, num_tokens * len(domains)),

@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), "")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1200,9000",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1200,20000",
     "--virtual-time-budget=20000", "--enable-logging=stderr",
 )  # fmt: skip
 

@@ -192,9 +192,10 @@ def test_absent_tables_say_so_and_take_their_figures_away(small: Path) -> None:
     for name in absent:
         assert f"This run has no table tables/{name}.parquet" in page.text
     assert "Is one expert as good as the layer?" in page.text
-    # What only a comparison has is not missed in a study.
+    # What only a comparison or a simulation has is not missed in a study.
     assert "What differs?" not in page.text
     assert "What is each expert worth?" not in page.text
+    assert "What is left after pruning?" not in page.text
     left = {path.name for path in (small / "figures").iterdir()}
     names = ("concentration", "information", "overlap", "similarity", "perplexity")
     assert left == {f"{name}.svg" for name in (*names, "perplexity_minmax")}

@@ -17,6 +17,7 @@ from moe_lens.cli.commands.prune import prune
 from moe_lens.cli.commands.report import report
 from moe_lens.cli.commands.run import run
 from moe_lens.cli.commands.score import score
+from moe_lens.cli.commands.simulate import simulate
 from moe_lens.cli.commands.trace import trace
 from moe_lens.cli.commands.usage import usage
 from moe_lens.errors import InputError, UnsupportedModel
@@ -73,6 +74,7 @@ for command in (
     usage,
     score,
     plan,
+    simulate,
     prune,
 ):  # in the order in which --help lists them
     app.command()(command)

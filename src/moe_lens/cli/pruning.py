@@ -70,17 +70,63 @@ def feasible(source: str, **options: Any) -> Told:
     return Told(values, "\n".join(lines))
 
 
+def simulate_plan(
+    plan: Path,
+    out: Path,
+    *,
+    model: Mapping[str, Any],
+    text: Mapping[str, Any],
+    rest: Mapping[str, Any],
+    progress: Any,
+) -> Told:
+    """Simulate a plan, and write its report."""
+    import transformers
+
+    from moe_lens.prune.plan import read_plan
+    from moe_lens.prune.simulation import SimulationSpec, simulate
+    from moe_lens.report import write_report
+    from moe_lens.study.spec import ModelSpec, TextSpec
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    spec = SimulationSpec(ModelSpec(**model), TextSpec(**text), **rest)
+    found = simulate(
+        spec, read_plan(plan), out, progress=lambda what, total: progress(what, total=total)
+    )
+    report = write_report(found.directory)
+    rows = found.table.filter(found.table["policy"] != "full").to_dicts()
+    lines = [f"{'policy':12} {'domain':14} {'text':12} perplexity, x the full model's"]
+    lines += [f"{r['policy']:12} {r['domain']:14} {r['text']:12} {_interval(r)}" for r in rows]
+    lines += [f"report: {report}", f"next: moe-lens prune {model['model']} --plan {plan} --out DIR"]
+    return Told({"run": str(out), "report": str(report), "rows": rows}, "\n".join(lines))
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    value, low, high = (row[f"loss_ratio{end}"] for end in ("", "_low", "_high"))
+    told = "too few documents for an interval" if low is None else f"{low:.3f} to {high:.3f}"
+    return f"{value:.3f} ({told})"
+
+
 def export_plan(source: str, plan: Path, out: Path, **options: Any) -> Told:
     """Export a plan."""
     import transformers
 
     from moe_lens.prune.export import RECORD, export
+    from moe_lens.prune.exported_run import check_report, write_exported
     from moe_lens.prune.plan import read_plan
+    from moe_lens.prune.simulation import read_simulation
+    from moe_lens.report import write_report
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options.pop("simulation")
-    done = export(source, read_plan(plan), out, **options)
+    made, simulated, report = read_plan(plan), options.pop("simulation"), options.pop("report")
+    if report is not None:
+        check_report(report)
+    measured = None if simulated is None else read_simulation(simulated, made)
+    done = export(source, made, out, simulation=measured, **options)
+    if report is not None:
+        write_exported(report, done, made, simulation=simulated)
+        write_report(report)
     before, after = done.num_bytes
     lines = [
         f"{done.num_experts[1]} of {done.num_experts[0]} experts, {after / 1e9:.3g} of "

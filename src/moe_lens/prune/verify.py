@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine.session import Session
-from moe_lens.errors import ProofFailed
+from moe_lens.errors import CheckpointError, InputError, ProofFailed
 from moe_lens.loading import load_model
 from moe_lens.models.model import MoEModel
 from moe_lens.prune.plan import Plan
@@ -62,13 +62,14 @@ def verify(
         folded: dtypes (safetensors' names) in which numbers were scaled, and so rounded.
 
     Raises:
+        InputError: One of them cannot be loaded here, so that nothing can be compared.
         ProofFailed: They differ by more than rounding.
     """
-    model = load_model(original, dtype=torch.float32)
+    model = _loaded(original)
     batch = verification_batch(model)
     expected = simulated_logits(model, plan, batch)
     del model
-    result = load_model(exported, dtype=torch.float32)
+    result = _loaded(exported)
     found = stock_logits(result, batch)
     error = float((found - expected).abs().max() / expected.abs().max())
     tolerance = max((_FOLDED[dtype] for dtype in folded), default=TOLERANCE)
@@ -85,6 +86,16 @@ def verify(
         dtype="float32",
         loader=type(result.hf).__name__,
     )
+
+
+def _loaded(directory: Path) -> MoEModel:
+    try:
+        return load_model(directory, dtype=torch.float32)
+    except (CheckpointError, ImportError) as error:
+        raise InputError(
+            f"{directory}: cannot be loaded here to compare original and result ({error}). Make it "
+            f"loadable (quantised checkpoints need packages of their own), or pass --no-verify"
+        ) from error
 
 
 def verification_batch(model: MoEModel) -> TokenBatch:

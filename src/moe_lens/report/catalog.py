@@ -6,6 +6,7 @@ from moe_lens.report.section import Figure, Section
 from moe_lens.report.sections import (
     compared,
     fewer_experts,
+    pruning,
     what_can_go,
     who_matters,
     who_works,
@@ -18,6 +19,7 @@ SECTIONS: tuple[Section, ...] = (
     what_can_go.SECTION,
     fewer_experts.SECTION,
     worth.SECTION,
+    pruning.SECTION,
     compared.SECTION,
 )
 

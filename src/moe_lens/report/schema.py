@@ -98,6 +98,13 @@ SCHEMA: dict[str, dict[str, Kind]] = {
         "flops_per_token_theoretical bytes_per_token_theoretical",
         flag="pareto",
     ),
+    "simulation": _columns(
+        text="policy kind domain text",
+        whole="num_documents num_tokens",
+        number=f"nll_nats {_with_interval('loss_ratio plan_ratio kl_nats agreement')}",
+    ),
+    "plan": _columns(whole="layer expert kept frequency_rank"),
+    "export": _columns(text="quantity note", number="before after"),
     "lens": _columns(
         text="domain state",
         whole="layer num_tokens",

@@ -22,6 +22,9 @@ def prune(
         Path | None,
         typer.Option(help="What `moe-lens simulate` wrote, to be recorded with the result."),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write tables and a report to this new directory.")
+    ] = None,
     no_verify: Annotated[
         bool,
         typer.Option(
@@ -46,6 +49,7 @@ def prune(
         plan,
         out,
         simulation=simulation,
+        report=report,
         check=not no_verify,
         without_mtp=without_mtp,
         with_code=with_code,

@@ -12,6 +12,7 @@ from moe_lens.report.figures.compared import (
 )
 from moe_lens.report.figures.effect import lens, perplexity, perplexity_minmax, similarity
 from moe_lens.report.figures.frontier import frontier, frontier_reads
+from moe_lens.report.figures.pruning import plan, simulation
 from moe_lens.report.figures.routing import (
     concentration,
     heatmap,
@@ -43,8 +44,10 @@ __all__ = [
     "overlap",
     "perplexity",
     "perplexity_minmax",
+    "plan",
     "prediction",
     "similarity",
+    "simulation",
     "specialization",
     "stability",
 ]

@@ -1,0 +1,76 @@
+"""`moe-lens simulate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_lens.cli import show
+from moe_lens.cli.options import (
+    BatchTokensOption,
+    ContextOption,
+    CorpusOption,
+    DeviceOption,
+    DtypeOption,
+    FieldOption,
+    JsonOption,
+    MaxDocumentsOption,
+    MaxTokensOption,
+    ModelArgument,
+    RevisionOption,
+    SeedOption,
+    Split,
+    SplitOption,
+    TrustOption,
+)
+
+
+def simulate(
+    model: ModelArgument,
+    plan: Annotated[Path, typer.Option(help="A plan, from `moe-lens plan`.")],
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option(help="The run's directory; an unfinished run goes on.")],
+    random: Annotated[
+        int, typer.Option("--random", help="How many random choices are measured beside it.")
+    ] = 3,
+    max_tokens: MaxTokensOption = None,
+    max_documents: MaxDocumentsOption = None,
+    split: SplitOption = Split.FILE,
+    field: FieldOption = "text",
+    context: ContextOption = None,
+    seed: SeedOption = 0,
+    batch_tokens: BatchTokensOption = 4096,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what a plan costs before anything is cut, beside random and frequent experts."""
+    from moe_lens.cli import pruning
+
+    told = pruning.simulate_plan(
+        plan,
+        out,
+        model={
+            "model": model,
+            "dtype": dtype,
+            "device": device,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        },
+        text={
+            "corpus": corpus,
+            "split": split.value,
+            "field": field,
+            "max_documents": max_documents,
+            "max_tokens": max_tokens,
+            "context_length": context,
+        },
+        rest={"num_random": random, "seed": seed, "batch_tokens": batch_tokens},
+        progress=show.progress,
+    )
+    show.line(json.dumps(told.values) if as_json else told.text)
