@@ -74,7 +74,7 @@ def test_bos_has_rows_when_asked_for(model: MoEModel) -> None:
 def test_what_does_not_fit_is_refused(model: MoEModel) -> None:
     with pytest.raises(CorpusError, match="the grid takes at most 4: shorten it"):
         lens_grid(model, text_of(20), max_tokens=4)
-    with pytest.raises(CorpusError, match="the text is empty"):
+    with pytest.raises(CorpusError, match="the prompt of the lens grid is empty"):
         lens_grid(model, "  ")
     with pytest.raises(InputError, match="no tokenizer lies beside the weights"):
         lens_grid(proven("olmoe"), "words")

@@ -262,6 +262,18 @@ def test_a_k_above_the_models_is_refused_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [(" ", "the prompt of the lens grid is empty"), ("w9 " * 200, "takes at most 128: shorten")],
+)
+def test_a_prompt_that_cannot_be_shown_is_refused_before_the_work(
+    tiny_spec: StudySpec, tmp_path: Path, prompt: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(replace(tiny_spec, prompt=prompt), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_the_final_norm_states_are_decoded_as_they_are(
     finished: Study, tiny_spec: StudySpec, tmp_path: Path
 ) -> None:
@@ -297,7 +309,7 @@ def test_heads_are_proven_once_for_all_chunks(
     for module in ("moe_lens.lens.corpus", "moe_lens.lens.grid"):
         monkeypatch.setattr(f"{module}.find_unembedding", counted(module, find_unembedding))
     run(tiny_spec, tmp_path / "run")
-    assert sorted(calls) == ["head", "lens", "moe_lens.lens.grid"]
+    assert sorted(calls) == ["head", "lens"]
 
 
 def test_batches_of_a_chunk_are_those_of_the_corpus(tiny_spec: StudySpec) -> None:

@@ -38,6 +38,7 @@ def lens_grid(
     norm: Norm = "final",
     count_bos: bool = False,
     max_tokens: int = MAX_TOKENS,
+    unembedding: Unembedding | None = None,
 ) -> pl.DataFrame:
     """What each state of each layer would say next, at each position of a prompt.
 
@@ -51,26 +52,16 @@ def lens_grid(
         norm: "final" or "none"; see `Unembedding.inputs`.
         count_bos: Whether the token that begins a text has rows too.
         max_tokens: The longest prompt that is accepted: rows grow as positions x layers x states.
+        unembedding: The model's, where it was found before; None looks for it and proves it.
 
     Raises:
         InputError: The model has no tokenizer.
         CorpusError: The prompt is empty or too long.
         UnsupportedModel: The model's logits, or its residual stream, are not of a known form.
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise InputError(
-            f"{model.source}: no tokenizer lies beside the weights (tokenizer.json), so tokens "
-            f"cannot be named; copy the model's tokenizer files there"
-        )
-    limit = min(max_tokens, model.context_length or max_tokens)
-    num_tokens = len(tokenizer(prompt)["input_ids"])
-    if num_tokens > limit:
-        raise CorpusError(
-            f"the prompt has {num_tokens} tokens, the grid takes at most {limit}: shorten it, or "
-            f"read a corpus with CorpusLens"
-        )
-    scales, unembedding = residual_scales(model), find_unembedding(model)
+    tokenizer = check_prompt(model, prompt, max_tokens=max_tokens)
+    unembedding = unembedding or find_unembedding(model)
+    scales = residual_scales(model)
     has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
     frames = [
         _layer(
@@ -84,6 +75,33 @@ def lens_grid(
     ]
     order = ["position", "layer"]
     return pl.concat(frames).sort(order, maintain_order=True)
+
+
+def check_prompt(
+    model: MoEModel, prompt: str, *, max_tokens: int = MAX_TOKENS
+) -> PreTrainedTokenizerBase:
+    """Refuse a prompt that `lens_grid` would refuse, before any work; gives the tokenizer.
+
+    Raises:
+        InputError: The model has no tokenizer.
+        CorpusError: The prompt is empty or too long.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise InputError(
+            f"{model.source}: no tokenizer lies beside the weights (tokenizer.json), so tokens "
+            f"cannot be named; copy the model's tokenizer files there"
+        )
+    if not prompt.strip():
+        raise CorpusError("the prompt of the lens grid is empty; give at least one word")
+    limit = min(max_tokens, model.context_length or max_tokens)
+    num_tokens = len(tokenizer(prompt)["input_ids"])
+    if num_tokens > limit:
+        raise CorpusError(
+            f"the prompt has {num_tokens} tokens, the grid takes at most {limit}: shorten it, or "
+            f"read a corpus with CorpusLens"
+        )
+    return tokenizer
 
 
 def _layer(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moe_lens.corpus import Corpus, TokenizedCorpus
 from moe_lens.errors import InputError
-from moe_lens.lens.grid import lens_grid
+from moe_lens.lens.grid import check_prompt, lens_grid
 from moe_lens.lens.sampling import sample_positions
 from moe_lens.models.model import MoEModel
 from moe_lens.study.abilities import Abilities, abilities_of
@@ -69,6 +69,8 @@ def measure(
     tokenized = within_budget(model, corpus, spec.text)
     able = abilities_of(model, spec)
     passes = _passes(spec, model, tokenized, able)
+    if "lens" in able.measures:
+        check_prompt(model, _prompt(spec, model, tokenized.corpus))
     begin(directory, manifest_of(spec, model, tokenized, able.skipped))
     if is_finished(directory):
         return Study(directory)
@@ -126,7 +128,12 @@ def _tables(
     if "lens" in able.measures:
         assert lens_rows is not None
         tables |= lens_tables(lens_rows)
-        tables["lens_grid"] = lens_grid(model, _prompt(spec, model, corpus), norm=spec.lens_norm)
+        tables["lens_grid"] = lens_grid(
+            model,
+            _prompt(spec, model, corpus),
+            norm=spec.lens_norm,
+            unembedding=able.unembedding,
+        )
     return tables | claims_tables(tables)
 
 
