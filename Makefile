@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test slow check bench bench-cuda families clean
+.PHONY: setup demo test slow check bench bench-cuda families frontier clean
 
 setup: $(READY)
 
@@ -34,6 +34,9 @@ bench: setup  ## ratios against baselines, written to benchmarks/results/
 
 bench-cuda: setup  ## the resident engine on a CUDA device
 	$(BIN)/python -m benchmarks.cuda
+
+frontier: setup  ## rewrite the tables of docs/frontier.md from the embedded model
+	$(BIN)/python -m benchmarks.frontier
 
 families: setup  ## rewrite docs/families.md from what the tests find
 	$(BIN)/python -m pytest tests/engine/test_families.py --write-families

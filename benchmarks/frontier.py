@@ -1,6 +1,6 @@
 """Fewer active experts on the embedded model: runs the frontier and writes it into the docs.
 
-    python -m benchmarks.frontier [--max-tokens N] [--out DIR]
+    python -m benchmarks.frontier [--max-tokens N] [--out DIR]      (or: make frontier)
 
 Everything between the two marks of docs/frontier.md is written anew, words included: they say what
 these numbers say, whichever policy wins.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,14 +30,18 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--max-tokens", type=int, default=12_000)
-    parser.add_argument("--out", type=Path, default=Path("build/frontier"))
+    parser.add_argument("--max-tokens", type=int, default=4_000, help="of each domain")
+    parser.add_argument("--out", type=Path, help="keep the run here; a finished one is read")
     wanted = parser.parse_args()
-    text = TextSpec("demo", max_tokens=wanted.max_tokens)
-    if (wanted.out / "tables" / "frontier.parquet").exists():
-        shutil.rmtree(wanted.out)  # finished: of an earlier model, perhaps
-    study = frontier(FrontierSpec(ModelSpec("demo"), text), wanted.out)
-    command = f"moe-lens frontier demo --corpus demo --max-tokens {wanted.max_tokens} --out DIR"
+    spec = FrontierSpec(ModelSpec("demo"), TextSpec("demo", max_tokens=wanted.max_tokens))
+    with tempfile.TemporaryDirectory() as scratch:
+        write(frontier(spec, wanted.out or Path(scratch) / "run"))
+
+
+def write(study: Study) -> None:
+    """Put a run's numbers into the page."""
+    max_tokens = study.manifest["spec"]["text"]["max_tokens"]
+    command = f"moe-lens frontier demo --corpus demo --max-tokens {max_tokens} --out DIR"
     written = "\n\n".join([BEGIN, *_parts(study, command), END])
     page = PAGE.read_text(encoding="utf-8")
     if BEGIN not in page:
@@ -105,9 +109,12 @@ def _pairs(study: Study, found: pl.DataFrame) -> str:
                 how,
                 _interval(row, "loss_ratio", ".4f"),
                 row["verdict"],
+                _interval(row, "kl_difference_nats", "+.4f"),
+                row["kl_verdict"],
             ]
         )
     heads = ["policies", "in the layers", "perplexity, first over second", "the first loses"]
+    heads += ["KL to the full model, first less second", "the first is"]
     return _markdown(heads, rows)
 
 

@@ -61,6 +61,7 @@ def test_by_hand() -> None:
         assert one[name] == pytest.approx(2)  # every document loses ln 2: no spread
     assert one["nll_nats"] == pytest.approx(2 + log(2))
     assert (full["kl_nats"], one["kl_nats"]) == (0, pytest.approx(0.25))
+    assert full["agreement_low"] == full["agreement_high"] == 1
     assert (full["agreement"], one["agreement"]) == (1, pytest.approx(0.5))
     assert one["agreement_low"] < 0.5 < one["agreement_high"]
     # mean k: layer 1 (30 + 10) / 40, layer 3 40 / 40.
@@ -107,6 +108,8 @@ def test_two_policies_against_each_other() -> None:
     found = compare_policies(documents, [("k:1", "full"), ("full", "k:1"), ("full", "full")])
     assert found["loss_ratio"].to_list() == pytest.approx([2, 0.5, 1])
     assert found["verdict"].to_list() == ["more", "less", "not told"]
+    assert found["kl_difference_nats"].to_list() == pytest.approx([0.25, -0.25, 0])
+    assert found["kl_verdict"].to_list() == ["further", "nearer", "not told"]
     few = documents.filter(pl.col("document") < 4)
     assert compare_policies(few, [("k:1", "full")])["verdict"].to_list() == ["not told"]
     with pytest.raises(ValueError, match="policy 'k:9' was not evaluated"):

@@ -54,6 +54,10 @@ COMPARISON = pl.Schema(
         "loss_ratio_low": pl.Float64,
         "loss_ratio_high": pl.Float64,
         "verdict": pl.String,
+        "kl_difference_nats": pl.Float64,
+        "kl_difference_nats_low": pl.Float64,
+        "kl_difference_nats_high": pl.Float64,
+        "kl_verdict": pl.String,
     }
 )
 
@@ -136,6 +140,7 @@ def frontier_table(
             rows.append(
                 {"policy": policy, "family": _family(policy), "domain": domain}
                 | _loss(part)
+                | (_AGREES if policy == FULL else {})
                 | _costs(layers, distinct, sizes=sizes, step_sequences=step_sequences)
             )
     table = frame(rows, pl.Schema({name: SCHEMA[name] for name in SCHEMA if name != "pareto"}))
@@ -143,7 +148,10 @@ def frontier_table(
 
 
 def compare_policies(documents: pl.DataFrame, pairs: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """Pairs of policies on the same tokens: which of the two loses more.
+    """Pairs of policies on the same tokens: which loses more, and which is further off the model.
+
+    The two can disagree: a policy may move the model's distribution less and yet lose more, where
+    the full model is not at its best.
 
     Args:
         documents: As for `frontier_table`.
@@ -151,13 +159,15 @@ def compare_policies(documents: pl.DataFrame, pairs: Sequence[tuple[str, str]]) 
 
     Returns:
         One row a pair, over all documents. Columns: policy, other, loss_ratio (perplexity of
-        `policy` over that of `other`), loss_ratio_low, loss_ratio_high, verdict: `more` or `less`
-        where the whole interval says so, else `not told`.
+        `policy` over that of `other`), loss_ratio_low, loss_ratio_high, verdict (`more` or `less`
+        where the whole interval says so, else `not told`); the same for the difference of their
+        KL: kl_difference_nats, _low, _high, kl_verdict (`further` or `nearer`).
 
     Raises:
         ValueError: A policy is not in the table, or the two have other tokens.
     """
-    require(documents, ("policy", "document", "num_tokens", "nll_nats"), name="documents")
+    needed = ("policy", "document", "num_tokens", "nll_nats", "kl_nats")
+    require(documents, needed, name="documents")
     rows = []
     for policy, other in pairs:
         left, right = (documents.filter(pl.col("policy") == name) for name in (policy, other))
@@ -167,11 +177,13 @@ def compare_policies(documents: pl.DataFrame, pairs: Sequence[tuple[str, str]]) 
         both = left.join(right, on="document", suffix="_other")
         if both.height != left.height or (both["num_tokens"] != both["num_tokens_other"]).any():
             raise ValueError(f"{policy!r} and {other!r} were not evaluated on the same tokens")
-        extra = (both["nll_nats"] - both["nll_nats_other"]).to_numpy().astype(np.float64)
-        ratio = perplexity_ratio(extra, both["num_tokens"].to_numpy().astype(np.float64))
-        verdict = "not told"
-        if ratio.low is not None and ratio.high is not None:
-            verdict = "more" if ratio.low > 1 else "less" if ratio.high < 1 else verdict
+        tokens = both["num_tokens"].to_numpy().astype(np.float64)
+        extra, moved = (
+            (both[name] - both[f"{name}_other"]).to_numpy().astype(np.float64)
+            for name in ("nll_nats", "kl_nats")
+        )
+        ratio, kl = perplexity_ratio(extra, tokens), means(moved[:, None], tokens)
+        low, high = known(float(kl.low[0])), known(float(kl.high[0]))
         rows.append(
             {
                 "policy": policy,
@@ -179,10 +191,21 @@ def compare_policies(documents: pl.DataFrame, pairs: Sequence[tuple[str, str]]) 
                 "loss_ratio": ratio.value,
                 "loss_ratio_low": ratio.low,
                 "loss_ratio_high": ratio.high,
-                "verdict": verdict,
+                "verdict": _verdict(ratio.low, ratio.high, 1.0, ("more", "less")),
+                "kl_difference_nats": float(kl.value[0]),
+                "kl_difference_nats_low": low,
+                "kl_difference_nats_high": high,
+                "kl_verdict": _verdict(low, high, 0.0, ("further", "nearer")),
             }
         )
     return frame(rows, COMPARISON)
+
+
+def _verdict(low: float | None, high: float | None, at: float, words: tuple[str, str]) -> str:
+    """The first word for an interval above `at`, the second below."""
+    if low is None or high is None:
+        return "not told"
+    return words[0] if low > at else words[1] if high < at else "not told"
 
 
 def _family(policy: str) -> str:
@@ -223,6 +246,10 @@ def _loss(part: pl.DataFrame) -> dict[str, float | int | None]:
         places = (name, f"{name}_low", f"{name}_high")
         found |= {place: known(float(end)) for place, end in zip(places, ends, strict=True)}
     return found
+
+
+_AGREES = {"agreement_low": 1.0, "agreement_high": 1.0}
+"""The full model agrees with itself by definition, not by sample."""
 
 
 @dataclass(frozen=True)
