@@ -65,6 +65,13 @@ def test_top_p_by_hand() -> None:
     assert kept.weights[0].tolist() == pytest.approx([0.95 * 5 / 8, 0.95 * 3 / 8, 0])
 
 
+def test_a_share_that_is_reached_to_the_bit_needs_no_more() -> None:
+    halves = torch.tensor([[0.5, 0.25, 0.25]])
+    made = Routing.from_choice(torch.tensor([[0, 1, 2]]), halves, num_experts=4)
+    for share, expected in ((0.5, 1), (0.5 + 1e-9, 2), (0.75, 2), (1.0, 3)):
+        assert active(TopP(share, Renorm.NONE).apply(made, context(1))) == [expected]
+
+
 def test_entropy_by_hand() -> None:
     even = torch.zeros(1, 8)
     assert router_entropy(even).tolist() == pytest.approx([1])

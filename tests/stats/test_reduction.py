@@ -38,7 +38,10 @@ def routed(event: LayerEvent) -> Tensor:
     return (event.routing.weights.double().unsqueeze(2) * event.outputs.double()).sum(1)
 
 
-@pytest.mark.parametrize("family", ["deepseek", "olmoe", "granitemoe", "deepseek_v3", "mixtral"])
+# granitemoe scales what a layer adds, laguna what its block sums.
+@pytest.mark.parametrize(
+    "family", ["deepseek", "olmoe", "granitemoe", "deepseek_v3", "mixtral", "laguna"]
+)
 @pytest.mark.parametrize("renorm", list(Renorm))
 def test_errors_and_scales_are_those_of_the_vectors(family: str, renorm: Renorm) -> None:
     """Oracle: the layer run with fewer experts, on the same inputs, and its outputs summed."""
