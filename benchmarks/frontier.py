@@ -66,6 +66,10 @@ def _parts(study: Study, command: str) -> list[str]:
         findings.frontier(table),
         findings.frontier_reads(table),
         *_head_to_head(study),
+        "### What is missing of the routed sum",
+        "|M_K - M'|² over |M_K|², summed over calibration tokens, mean over layers: with the "
+        "weights as they were, scaled to their full sum, and times the fitted factor.",
+        _reduction(study.table("reduction")),
         "### Every policy, all domains",
         "Loss ratio, KL and agreement against the full model on the same tokens, 95 % intervals "
         "from resampling documents. Distinct experts of a layer in steps of 8 sequences. "
@@ -109,13 +113,29 @@ def _pairs(study: Study, found: pl.DataFrame) -> str:
                 how,
                 _interval(row, "loss_ratio", ".4f"),
                 row["verdict"],
-                _interval(row, "kl_difference_nats", "+.4f"),
+                _interval(row, "kl_difference_nats", "+.5f"),
                 row["kl_verdict"],
             ]
         )
     heads = ["policies", "in the layers", "perplexity, first over second", "the first loses"]
     heads += ["KL to the full model, first less second", "the first is"]
     return _markdown(heads, rows)
+
+
+def _reduction(table: pl.DataFrame) -> str:
+    rows = []
+    for (k,), part in table.group_by("k", maintain_order=True):
+        of = {
+            name: part.filter(pl.col("renorm") == name).select(pl.col("^error_layer.*$").mean())
+            for name in ("none", "keep_mass")
+        }
+        errors = (
+            of["none"]["error_layer"][0],
+            of["keep_mass"]["error_layer"][0],
+            of["none"]["error_layer_scaled"][0],
+        )
+        rows.append([str(k), *(f"{error:.3f}" for error in errors)])
+    return _markdown(["experts", "none", "keep_mass", "scale"], sorted(rows))
 
 
 def _ks(value: object) -> list[object]:
