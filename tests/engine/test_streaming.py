@@ -113,8 +113,12 @@ def test_recording_works_as_with_a_resident_model(tmp_path: Path) -> None:
     assert same_events(*found)
 
 
-def test_residual_streams_that_do_not_fit_are_spilled(tmp_path: Path) -> None:
-    _, streamed = both(tmp_path, "deepseek")
+def test_residual_streams_that_do_not_fit_are_spilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, streamed = both(tmp_path / "model", "deepseek")
+    (tmp_path / "spill").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spill"))
     assert streamed.store is not None
     batches = [token_batch(n, n - 2, vocab_size=streamed.vocab_size, seed=n) for n in (9, 15)]
     streams = [Stream(), Stream(KeepTopK(1)), Stream(KeepTopK(2))]
@@ -122,7 +126,7 @@ def test_residual_streams_that_do_not_fit_are_spilled(tmp_path: Path) -> None:
     streamed.store.room_bytes = 0
     swept = sweep(streamed, batches, streams)
     spilled = [next(swept)]
-    (folder,) = Path(tempfile.gettempdir()).glob("moe-lens-*")
+    (folder,) = (tmp_path / "spill").iterdir()
     tokens = (9 * 2 + 15 * 2) * 32 * 4
     assert [f.stat().st_size for f in folder.iterdir()] == [tokens * 3] * 2
     spilled += swept
@@ -151,7 +155,9 @@ def test_a_trace_is_the_same_file(tmp_path: Path) -> None:
             trust_remote_code=False,
             engine=engine,
         )
-        job.write(tmp_path / f"{engine}.parquet", batch_tokens=64, progress=lambda n: None)
+        job.write(
+            tmp_path / f"{engine}.parquet", batch_tokens=64, progress=lambda n: None, replace=False
+        )
         traces.append(pl.read_parquet(tmp_path / f"{engine}.parquet"))
         text = (tmp_path / "text.txt").read_text()
         events = record(job.model, text, fields=[Field.OUTPUTS])

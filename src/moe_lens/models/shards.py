@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,6 +33,39 @@ def weight_files(directory: Path) -> list[Path]:
         names += check_whole(file)
     _check_experts(names, directory)
     return files
+
+
+class StoredTensor(NamedTuple):
+    """A tensor in a safetensors file.
+
+    Attributes:
+        dtype: As the format names it, such as "BF16".
+        shape: Of the tensor.
+        start: Its first byte in the file.
+        num_bytes: How many it has.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    num_bytes: int
+
+
+def stored_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Where each tensor of a file lies."""
+    header = _header(file)
+    with file.open("rb") as stream:
+        length: int = struct.unpack("<Q", stream.read(_LENGTH_BYTES))[0]
+    data = _LENGTH_BYTES + length
+    return {
+        name: StoredTensor(
+            dtype=tensor["dtype"],
+            shape=tuple(tensor["shape"]),
+            start=data + tensor["data_offsets"][0],
+            num_bytes=tensor["data_offsets"][1] - tensor["data_offsets"][0],
+        )
+        for name, tensor in header.items()
+    }
 
 
 def weight_bytes(files: Sequence[Path], dtype: torch.dtype | None) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import (
     WeightConverter,
@@ -22,8 +23,11 @@ from transformers.core_model_loading import (
     convert_and_load_state_dict_in_model,
     rename_source_key,
 )
+from transformers.utils import logging
 
 from moe_lens.errors import CheckpointError
+from moe_lens.models.filling import Filler, LayerPlan, plan_of
+from moe_lens.models.shards import stored_tensors
 from moe_lens.models.structure import find_moe_layers, stack_name
 
 
@@ -46,11 +50,14 @@ class LayerStore:
         self._hf, self._load_config = hf, load_config
         self.device = torch.device("cpu")
         self.room_bytes: int | None = None
+        self._paths = list(files)
         self._files = [safe_open(file, framework="pt") for file in files]
         self.prefix = stack_name(find_moe_layers(hf))
         self.layers = tuple(hf.get_submodule(self.prefix).children())
         self._sources: list[dict[str, int]] = [{} for _ in self.layers]
         self._outside: dict[str, int] = {}
+        self._filler: Filler | None = None
+        self._lent: dict[int, list[Tensor]] = {}
         self._sort_keys()
 
     def _sort_keys(self) -> None:
@@ -91,6 +98,49 @@ class LayerStore:
         Raises:
             CheckpointError: The files lack one of its tensors, or hold one of another shape.
         """
+        plan = self._plans[index]
+        if plan is None:
+            self._load_as_transformers_does(index)
+        else:
+            if self._filler is None:
+                self._filler = Filler(self._paths, self.device)
+            filled = self._filler.fill(plan, self._tensors_of(index))
+            self._lent[index] = filled.lent
+            for name, tensor in filled.tensors.items():
+                self._set(name, tensor)
+        self.layers[index].eval()
+
+    @cached_property
+    def _plans(self) -> list[LayerPlan | None]:
+        """How each layer is filled; None where transformers has to do it."""
+        if self._load_config.dtype_plan:
+            return [None] * len(self.layers)
+        stored = [stored_tensors(path) for path in self._paths]
+        known = self._hf.state_dict()
+        return [
+            plan_of(
+                {key: (file, stored[file][key]) for key, file in sources.items()},
+                self._tensors_of(index),
+                mapping=self._load_config.weight_mapping or [],
+                base_model_prefix=self._hf.base_model_prefix,
+                known=known,
+            )
+            for index, sources in enumerate(self._sources)
+        ]
+
+    def _tensors_of(self, index: int) -> dict[str, Tensor]:
+        """A layer's parameters and persistent buffers, by path."""
+        return dict(self.layers[index].state_dict(prefix=f"{self.prefix}.{index}."))
+
+    def _set(self, name: str, tensor: Tensor) -> None:
+        path, _, own = name.rpartition(".")
+        module = self._hf.get_submodule(path)
+        if own in module._parameters:
+            module._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[own] = tensor
+
+    def _load_as_transformers_does(self, index: int) -> None:
         info = self._place(self._sources[index])
         layer = self.layers[index]
         missing = [name for name, tensor in layer.named_parameters() if tensor.is_meta]
@@ -104,10 +154,9 @@ class LayerStore:
                     f"{self._hf.config.name_or_path}: {len(found)} tensors are {kind}, the first "
                     f"is {found[0]}; config.json and the weights are not of the same model"
                 )
-        layer.eval()
 
     def release(self, index: int) -> None:
-        """Let go of a layer's weights."""
+        """Let go of a layer's weights, whose memory the next layers use: keep no view of them."""
         for module in self.layers[index].modules():
             for name, tensor in module._parameters.items():
                 if tensor is not None:
@@ -116,14 +165,29 @@ class LayerStore:
             for name, buffer in module._buffers.items():
                 if buffer is not None and name not in module._non_persistent_buffers_set:
                     module._buffers[name] = torch.empty_like(buffer, device="meta")
+        if self._filler is not None:
+            self._filler.give_back(self._lent.pop(index, []))
 
     def _place(self, keys: Mapping[str, int]) -> Any:
         tensors = {key: self._files[place].get_slice(key) for key, place in keys.items()}
         there = replace(self._load_config, device_map={"": self.device})
-        info, _ = convert_and_load_state_dict_in_model(
-            model=self._hf, state_dict=tensors, load_config=there
-        )
+        with _no_bars():
+            info, _ = convert_and_load_state_dict_in_model(
+                model=self._hf, state_dict=tensors, load_config=there
+            )
         return info
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Within the block transformers draws no progress bar: there would be one for each layer."""
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 @contextmanager
