@@ -186,6 +186,17 @@ def test_the_record_holds_the_plan_and_what_was_measured(tmp_path: Path) -> None
     assert {"moe_lens", "torch", "transformers", "safetensors"} == set(record["versions"])
 
 
+def test_a_pruned_checkpoint_can_be_pruned_again_and_says_so(tmp_path: Path) -> None:
+    first = checkpoint_of(tmp_path / "m", "olmoe")
+    export(first, random_plan(first), tmp_path / "once", check=False)
+    plan = random_plan(tmp_path / "once")
+    done = export(tmp_path / "once", plan, tmp_path / "twice")
+    assert done.num_experts == (8, 5)
+    record = json.loads((tmp_path / "twice" / RECORD).read_text())
+    assert record["before"]["num_experts"] == {"before": 12, "after": 8}
+    assert record["before"]["before"] is None
+
+
 def test_a_wrong_cut_is_caught_and_taken_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,17 @@ def _record(
             **{name: version(name) for name in ("torch", "transformers", "safetensors")},
         },
         "plan": plan.to_dict(),
+        "before": _record_of(checkpoint.directory),
     }
+
+
+def _record_of(directory: Path) -> dict[str, Any] | None:
+    """The record of an original that was pruned itself."""
+    file = directory / RECORD
+    if not file.is_file():
+        return None
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return values
 
 
 def _write_weights(
