@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test slow check bench bench-cuda families frontier clean
+.PHONY: setup demo test slow check bench bench-cuda families frontier pruning clean
 
 setup: $(READY)
 
@@ -37,6 +37,9 @@ bench-cuda: setup  ## the resident engine on a CUDA device
 
 frontier: setup  ## rewrite the tables of docs/frontier.md from the embedded model
 	$(BIN)/python -m benchmarks.frontier
+
+pruning: setup  ## rewrite docs/pruning-demo.md: every criterion and budget on the embedded model
+	$(BIN)/python -m benchmarks.pruning
 
 families: setup  ## rewrite docs/families.md from what the tests find
 	$(BIN)/python -m pytest tests/engine/test_families.py --write-families

@@ -9,6 +9,7 @@ Usage: python -m benchmarks.pruning [--max-tokens 4000]
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,6 @@ from pathlib import Path
 import polars as pl
 
 import moe_lens
-from benchmarks.measure import machine
 from moe_lens.analysis.simulation import simulation_table, text_of
 from moe_lens.corpus import Corpus, load_corpus
 from moe_lens.loading import EMBEDDED, load_model
@@ -80,7 +80,8 @@ def page(
 ) -> str:
     """The tables, in Markdown."""
     budgets = sorted({int(name.partition("@")[2]) for name in kinds}, reverse=True)
-    lines = [HEAD.format(version=moe_lens.__version__, tokens=num_tokens, machine=machine())]
+    command = " ".join(["python -m benchmarks.pruning", *sys.argv[1:]])
+    lines = [HEAD.format(command=command, version=moe_lens.__version__, tokens=num_tokens)]
     for keep in budgets:
         names = [name for name in kinds if name.endswith(f"@{keep}")]
         here = documents.filter(pl.col("policy").is_in(["full", *names]))
@@ -93,7 +94,7 @@ def page(
 HEAD = """\
 # Pruning the embedded model: every criterion, every budget
 
-Written by `python -m benchmarks.pruning` (moe-lens {version}); do not edit. Half of the documents
+Written by `{command}` (moe-lens {version}); do not edit. Half of the documents
 of each embedded domain were scored, the other half evaluated: {tokens:,} tokens. Perplexity is
 over tokens, as a multiple of the full model's on the same documents; intervals are 95 % from
 resampling documents. **against frequency**: its perplexity as a multiple of that of keeping the
