@@ -149,9 +149,11 @@ your checkpoint.
 - **choice rule**: the known rule that reproduces every id and weight of the router. With it,
   masking an expert equals the pruned model (1e-5, tested), and a smaller top-k is what the model
   itself would do. Without one, those policies are refused.
+- **streamed**: whether decoder layers can be read from disk one at a time, which a model larger
+  than memory needs. They cannot where layers share more than the residual stream.
 
-| family | residual | shared experts | choice rule |
-|---|---|---|---|
+| family | residual | shared experts | choice rule | streamed |
+|---|---|---|---|---|
 """
 
 
@@ -181,7 +183,8 @@ def _row(name: str, model: MoEModel) -> str:
     if modules.shared_gate is not None:
         shared = "gated"
     rules = sorted({"none known" if f.rule is None else f.rule.describe() for f in facts})
-    return f"| {name} | {residual} | {shared} | {'; '.join(rules)} |"
+    streamed = "no" if model.stack is None else "yes"
+    return f"| {name} | {residual} | {shared} | {'; '.join(rules)} | {streamed} |"
 
 
 def test_every_family_is_in_one_of_the_two_tables() -> None:

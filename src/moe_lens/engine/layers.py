@@ -76,6 +76,19 @@ def layer_call(model: MoEModel, stack: LayerStack, batch: TokenBatch, index: int
     raise AssertionError(f"decoder layer {index} was not called")
 
 
+def layer_calls(model: MoEModel, stack: LayerStack, batch: TokenBatch) -> list[LayerCall]:
+    """As `layer_call`, for every layer at once: their arguments are held together."""
+    calls: list[LayerCall] = []
+
+    def note(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(LayerCall(args, kwargs))
+        return calls[-1].hidden
+
+    with _stubbed(stack.layers, [note] * len(stack.layers)):
+        last_hidden(model, batch)
+    return calls
+
+
 @contextmanager
 def _ending(stack: LayerStack, hidden: Tensor) -> Iterator[None]:
     """Within the block the model's forward goes on from what leaves the last layer."""

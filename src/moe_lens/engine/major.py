@@ -27,7 +27,7 @@ from moe_lens.engine.boundary import (
     write_boundary,
 )
 from moe_lens.engine.float32 import float32_parameters
-from moe_lens.engine.layers import LayerCall, after_layers, layer_call
+from moe_lens.engine.layers import LayerCall, after_layers, layer_call, layer_calls
 from moe_lens.engine.memo import remembered
 from moe_lens.engine.reading import LayerReader
 from moe_lens.engine.streams import Stream, Swept
@@ -77,6 +77,7 @@ class LayerMajor:
         self._workspace = Workspace()
         self._keeper, self._progress = keeper, progress or (lambda num_tokens: None)
         self._units = 0
+        self._calls: list[LayerCall] = []
         self.waited_s = 0.0
         for layer in model.layers:  # refuse what a stream cannot have before any work
             for stream in streams:
@@ -169,13 +170,21 @@ class LayerMajor:
         before, self._units = self._units, self._units + num_tokens * len(self._streams)
         self._progress(self._units // num_layers - before // num_layers)
 
+    def _call(self, batch: TokenBatch, index: int) -> LayerCall:
+        """How a layer is called; of one batch alone, all calls are found at once and kept."""
+        if len(self._batches) > 1:
+            return layer_call(self._model, self._stack, batch, index)
+        if not self._calls:
+            self._calls = layer_calls(self._model, self._stack, batch)
+        return self._calls[index]
+
     @torch.no_grad()
     def _layer(self, index: int) -> None:
         module, observed = self._stack.layers[index], self._observed.get(index)
         entry = nullcontext() if observed is None else observing(self._model, observed)
         with blockwise_attention(), entry:
             for place, batch in enumerate(self._batches):
-                call = layer_call(self._model, self._stack, batch, index)
+                call = self._call(batch, index)
                 parts: list[Group] = []
                 for group in self._groups[place]:
                     hidden = call.hidden if index == 0 else self._held.get(place, group[0])
