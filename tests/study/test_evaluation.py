@@ -144,6 +144,19 @@ def test_batches_do_not_matter_but_for_steps(
     assert other.usage.equals(found.usage)
 
 
+def test_a_streamed_model_gives_the_same(
+    tiny_spec: StudySpec, text: tuple[MoEModel, TokenizedCorpus], found: Evaluation
+) -> None:
+    streamed = load_model(tiny_spec.model.model, engine="streaming")
+    assert streamed.store is not None
+    other = evaluate(streamed, text[1], POLICIES, batch_tokens=64, step_sequences=2)
+    assert_frame_equal(
+        other.documents, found.documents, rel_tol=1e-9, abs_tol=1e-9, check_row_order=False
+    )
+    assert other.usage.equals(found.usage)
+    assert other.steps.equals(found.steps)
+
+
 def test_refusals(text: tuple[MoEModel, TokenizedCorpus]) -> None:
     with pytest.raises(InputError, match="a policy is named 'full', which is the model itself"):
         evaluate(*text, {"full": KeepTopK(1)})

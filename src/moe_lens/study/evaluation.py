@@ -79,7 +79,8 @@ def evaluate(
         policies: By name, in the order of the result; `full` comes first and is not among them.
         directory: Where to keep finished chunks; None keeps nothing.
         batch_tokens: Tokens in memory at a time, with a last hidden state for each policy.
-        chunk_tokens: Tokens of work, over all policies, that a kill may lose.
+        chunk_tokens: Tokens of work, over all policies, that a kill may lose; of a model that is
+            streamed, tokens of text that go through its layers together.
         step_sequences: Sequences that decode side by side in a step. Steps come from batches
             that hold so many rows; other batches have none.
         progress: Told of tokens done; in all (policies + 1) x tokens.
@@ -94,10 +95,9 @@ def evaluate(
     if step_sequences < 1:
         raise InputError(f"step_sequences = {step_sequences}: a step has at least 1 sequence")
     job = _Job(model, tokenized, {FULL: Identity(), **policies}, step_sequences)
-    sizes = {
-        "batch_tokens": batch_tokens,
-        "chunk_tokens": max(1, chunk_tokens // len(job.policies)),
-    }
+    # A streamed model reads its weights once a chunk, so its chunks are not made smaller.
+    share = 1 if model.store is not None else len(job.policies)
+    sizes = {"batch_tokens": batch_tokens, "chunk_tokens": max(1, chunk_tokens // share)}
     report: Progress = progress or (lambda num_tokens: None)
     if directory is None:
         sums = job.empty()

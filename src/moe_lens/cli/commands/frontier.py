@@ -14,10 +14,12 @@ from moe_lens.cli.options import (
     CorpusOption,
     DeviceOption,
     DtypeOption,
+    EngineOption,
     FieldOption,
     JsonOption,
     MaxDocumentsOption,
     MaxTokensOption,
+    MemoryOption,
     ModelArgument,
     RevisionOption,
     Split,
@@ -57,6 +59,8 @@ def frontier(
     ] = 8192,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    memory: MemoryOption = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
@@ -71,7 +75,7 @@ def frontier(
         return TextSpec(corpus, split.value, field, max_documents, max_tokens, context)
 
     spec = FrontierSpec(
-        ModelSpec(model, dtype, device, revision, trust_remote_code),
+        ModelSpec(model, dtype, device, revision, trust_remote_code, engine, memory),
         text(corpus),
         policies=None if policy is None else tuple(policy),
         calibration=None if calibration is None else text(calibration),
