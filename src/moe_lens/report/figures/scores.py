@@ -149,7 +149,7 @@ def causal(frame: pl.DataFrame) -> Chart:
     shape = alt.Shape(
         "ablation:N",
         scale=alt.Scale(domain=kinds, range=["circle", "diamond"][: len(kinds)]),
-        legend=None,
+        legend=legend,
     )
     x = alt.X(
         "at:Q",
