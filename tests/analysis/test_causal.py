@@ -39,12 +39,12 @@ def test_a_case_by_hand() -> None:
 
 
 def test_intervals_are_those_of_documents_and_count_the_ones_without_the_expert() -> None:
-    rows = [("drop", d, 10 + d, 0.5 + d * 0.1, 0.6 + d * 0.2) for d in range(6)]
+    rows = [("drop", d, 10 + d, 0.5 + d * 0.1, 0.6 + d * 0.2) for d in range(2, 8)]
     row = causal_table(changes(*rows), TEXT).filter(pl.col("domain") == "all").row(0, named=True)
     own = means(np.array([[r[3]] for r in rows]), np.array([float(r[2]) for r in rows]))
     assert row["own_nats_low"] == pytest.approx(own.low[0])
     assert row["own_nats_high"] == pytest.approx(own.high[0])
-    text = np.array([[r[4]] for r in rows] + [[0.0], [0.0]])
+    text = np.array([[0.0], [0.0]] + [[r[4]] for r in rows])
     whole = means(text, np.array([100.0] * 6 + [50.0] * 2))
     assert row["text_nats_low"] == pytest.approx(whole.low[0])
 

@@ -53,6 +53,18 @@ def test_splits_are_averaged_and_a_constant_ranking_has_no_correlation() -> None
     assert constant["spearman"].to_list() == [None, None, None]
 
 
+def test_splits_without_a_criterion_do_not_count() -> None:
+    falling, rising = [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]
+    known = [scores("a", v, split=0, half=h) for h, v in enumerate((falling, falling))]
+    unknown = [
+        scores("a", v, split=1, half=h).with_columns(reap=pl.lit(None, pl.Float64))
+        for h, v in enumerate((falling, rising))
+    ]
+    table = stability_table(pl.concat([*known, *unknown]), scores("a", falling), ["reap"])
+    assert set(table["num_splits"]) == {1}
+    assert table["spearman"].to_list() == pytest.approx([1.0] * 3)
+
+
 def test_spearman_equals_scipy_with_ties() -> None:
     draw = np.random.default_rng(0)
     left, right = draw.integers(0, 6, (20, 12)), draw.normal(size=(20, 12))

@@ -71,10 +71,10 @@ def test_ablations_are_counted_by_what_is_sure() -> None:
         ("random", 0, 0.0, -0.1, 0.1), ("drop_over_random", 0, 0.2, 0.1, 0.3),
     )  # fmt: skip
     assert CAUSAL.finding(frame) == (
-        "Of 3 experts, taking one away (drop) raises the loss at its own tokens beyond doubt for "
-        "1, and lowers it for 1; for the others it cannot be told. 1 do more than another of the "
-        "same tokens' experts does. The largest: expert 0 of layer 1, 0.2 nats (95 % interval "
-        "0.1 to 0.3)."
+        "Of 3 experts, taking one away (drop) raises the loss at its own tokens for 1 (95 % "
+        "interval above 0) and lowers it for 1; chance alone would give about 0.075 of each. 1 do "
+        "more than another of the same tokens' experts does (interval above 0). The largest: "
+        "expert 0 of layer 1, 0.2 nats (95 % interval 0.1 to 0.3)."
     )
     few = causal_rows(("replace", 3, 0.2, None, None))
     assert "(too few documents for an interval)" in CAUSAL.finding(few)
@@ -96,12 +96,12 @@ def test_prediction_says_none_where_none_does_and_names_the_ceiling() -> None:
     control = (("random", 0.1, 0.05, 0.4), ("other_half", 0.31, 0.2, 0.4))
     none = prediction_rows(("reap", 0.2, -0.1, 0.5), ("msan", -0.4, -0.6, -0.1), *control)
     assert PREDICTION.finding(none) == (
-        "None of 2 criteria foretells the change of loss over the text beyond doubt (no interval "
-        "above 0). The effect itself agrees with its own value on other documents at 0.31; "
-        "nothing can be expected to do much better."
+        "None of 2 criteria foretells the change of loss over the text (no interval above 0). The "
+        "effect itself agrees with its own value on other documents at 0.31; nothing can be "
+        "expected to do much better."
     )
     some = prediction_rows(("reap", 0.2, 0.1, 0.5), ("msan", 0.4, 0.1, 0.6), *control)
     assert PREDICTION.finding(some).startswith(
         "2 of 2 criteria foretell the change of loss over the text with an interval above 0: "
-        "msan (0.40), reap (0.20)."
+        "msan (0.40), reap (0.20); chance alone would give 0.05."
     )

@@ -133,8 +133,29 @@ def test_streams_at_once_and_batches_change_nothing(monkeypatch: pytest.MonkeyPa
     assert len(parts) == 3
     single = CausalSums.joined([CausalSums.from_state(part.state()) for part in parts[::-1]])
     for other in (few, single):
-        for name, value in whole.state().items():
-            torch.testing.assert_close(other.state()[name], value, atol=1e-4, rtol=1e-5)
+        assert_same(whole, other)
+
+
+def test_a_token_that_is_not_counted_can_be_ablated_and_predicts() -> None:
+    """A BOS is no target, but the loss of what follows it is its own."""
+    model = proven("deepseek")
+    batch = token_batch(*LENGTHS, vocab_size=model.vocab_size)
+    counted = batch.counted.clone()
+    counted[:, 0] = False
+    bos = TokenBatch(batch.input_ids, batch.attention_mask, counted, batch.document, batch.position)
+    expert = stock_choice(model.hf, batch.input_ids[0, :17], 1)[0][0]
+    places = (Place(1, expert),)
+    plain = measured(model, batch, places, Ablation.DROP)
+    assert_same(measured(model, bos, places, Ablation.DROP), plain)
+    counted[:, 1] = False  # now what follows it is no target either
+    fewer = measured(model, bos, places, Ablation.DROP)
+    assert fewer.predicted.tolist() == [n - 2 for n in LENGTHS]
+    assert int(fewer.counts[0, 0]) == int(plain.counts[0, 0]) - 1
+
+
+def assert_same(left: CausalSums, right: CausalSums) -> None:
+    for name, value in left.state().items():
+        torch.testing.assert_close(right.state()[name], value, atol=1e-4, rtol=1e-5)
 
 
 def test_an_expert_that_nobody_chose_changes_nothing() -> None:

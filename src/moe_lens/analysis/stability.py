@@ -49,7 +49,8 @@ def stability_table(
     """Agreement of rankings between halves of a domain, and between domains.
 
     Args:
-        halves: Columns domain, split, half (0 or 1), layer, expert and one of each criterion.
+        halves: Columns domain, split, half (0 or 1), layer, expert and one of each criterion; null
+            where a criterion was not computed for a split.
         wholes: The same without split and half.
         criteria: Which columns are rankings; one that depends on no text has no place here.
 
@@ -128,6 +129,6 @@ def _rows(pair: _Pair, criteria: Sequence[str]) -> list[tuple[object, ...]]:
 def _matrix(
     frames: Sequence[pl.DataFrame], layer: int, criterion: str
 ) -> Float64[np.ndarray, "split expert"]:
-    return np.stack(
-        [frame.filter(pl.col("layer") == layer)[criterion].to_numpy() for frame in frames]
-    ).astype(np.float64)
+    columns = [frame.filter(pl.col("layer") == layer)[criterion] for frame in frames]
+    told = [column.to_numpy() for column in columns if column.null_count() == 0]
+    return np.stack(told).astype(np.float64)

@@ -21,7 +21,10 @@ from moe_lens.stats.importance import Importance
 ALL = "all"
 """The domain that stands for all domains together."""
 
-_FROM_TEXT = (*FROM_SUMS, "rank_removal")
+_RANKED = "rank_removal"
+_FROM_TEXT = (*FROM_SUMS, _RANKED)
+_NUM_RANKED_SPLITS = 2
+"""An election takes about as long as all other scores together: not in every halving."""
 
 
 class Scores:
@@ -65,8 +68,9 @@ class Scores:
             for index, split in enumerate(SPLITS):
                 parts = [self._blocks.groups(domain, half) for half in split]
                 if all(parts):
+                    ranked = index < _NUM_RANKED_SPLITS
                     halves += [
-                        self._of(groups).with_columns(
+                        self._of(groups, ranked=ranked).with_columns(
                             domain=pl.lit(name), split=pl.lit(index), half=pl.lit(half)
                         )
                         for half, groups in enumerate(parts)
@@ -88,11 +92,15 @@ class Scores:
     def _domains(self) -> list[tuple[str | None, str]]:
         return [(None, ALL), *((domain, domain) for domain in self._blocks.domains)]
 
-    def _of(self, groups: Sequence[int]) -> pl.DataFrame:
+    def _of(self, groups: Sequence[int], *, ranked: bool = True) -> pl.DataFrame:
         from_sums = [name for name in self._criteria if name in FROM_SUMS]
         found = scores_of(self._sums, groups, from_sums)
-        if "rank_removal" in self._criteria:
-            found = found.join(self._places(groups), on=["layer", "expert"])
+        if _RANKED in self._criteria:
+            found = (
+                found.join(self._places(groups), on=["layer", "expert"])
+                if ranked
+                else found.with_columns(pl.lit(None, pl.Float64).alias(_RANKED))
+            )
         if "aimer" in self._criteria:
             found = found.join(_frame("aimer", self._weights), on=["layer", "expert"])
         return found.sort("layer", "expert")
@@ -109,7 +117,7 @@ class Scores:
             places[index] = elimination_order(
                 sample.scores[rows], rule.on(torch.device("cpu")), layer.modules.top_k
             )
-        return _frame("rank_removal", places)
+        return _frame(_RANKED, places)
 
 
 def _frame(name: str, columns: dict[int, Float64[Tensor, " expert"]]) -> pl.DataFrame:

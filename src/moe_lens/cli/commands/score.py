@@ -71,7 +71,15 @@ def score(
     from moe_lens.study.spec import ModelSpec, TextSpec
 
     spec = ScoreSpec(
-        ModelSpec(model, dtype, device, revision, trust_remote_code, engine, memory),
+        ModelSpec(
+            model,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            engine=engine,
+            memory=memory,
+        ),
         TextSpec(
             corpus,
             split=split.value,

@@ -58,15 +58,15 @@ def _causal(frame: pl.DataFrame) -> str:
         & (pl.col("own_nats_low") > 0)
     ).height
     control = (
-        f" {beyond} do more than another of the same tokens' experts does."
+        f" {beyond} do more than another of the same tokens' experts does (interval above 0)."
         if "drop_over_random" in set(frame["ablation"])
         else ""
     )
     return (
         f"Of {told.height} experts, taking one away ({kind}) raises the loss at its own tokens "
-        f"beyond doubt for {hurts}, and lowers it for {helps}; for the others it cannot be told."
-        f"{control} The largest: expert {top['expert']} of layer {top['layer']}, "
-        f"{number(top['own_nats'])} nats"
+        f"for {hurts} (95 % interval above 0) and lowers it for {helps}; chance alone would give "
+        f"about {number(0.025 * told.height, 2)} of each.{control} The largest: expert "
+        f"{top['expert']} of layer {top['layer']}, {number(top['own_nats'])} nats"
         f"{interval(top['own_nats_low'], top['own_nats_high'], number)}."
     )
 
@@ -87,13 +87,14 @@ def _prediction(frame: pl.DataFrame) -> str:
     )
     if told.is_empty():
         return (
-            f"None of {real.height} criteria foretells the change of loss over the text beyond "
-            f"doubt (no interval above 0).{ceiling}"
+            f"None of {real.height} criteria foretells the change of loss over the text (no "
+            f"interval above 0).{ceiling}"
         )
     names = ", ".join(f"{c} ({s:.2f})" for c, s in told.select("criterion", "spearman").iter_rows())
     return (
         f"{told.height} of {real.height} criteria foretell the change of loss over the text with "
-        f"an interval above 0: {names}.{ceiling}"
+        f"an interval above 0: {names}; chance alone would give {number(0.025 * real.height, 2)}."
+        f"{ceiling}"
     )
 
 
