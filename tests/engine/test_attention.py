@@ -11,8 +11,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from moe_lens.engine import attention, workers
 from moe_lens.engine.attention import KEY, blockwise_attention, causal_attention
+from moe_lens.engine.proof import prove
 from moe_lens.engine.session import Session
-from tests.engine.families import proven, stock_hidden, token_batch
+from moe_lens.models.tiny import tiny_model
+from tests.engine.families import stock_hidden, token_batch, unproven
 
 functional = nn.functional
 
@@ -75,9 +77,17 @@ def any_length(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("model_type", ["deepseek", "olmoe", "qwen2_moe", "deepseek_v3", "mixtral"])
 @pytest.mark.parametrize("lengths", [(150,), (150, 150), (150, 40)])
 def test_a_session_gives_the_stock_models_hidden_states(
-    model_type: str, lengths: tuple[int, ...]
+    model_type: str, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = proven(model_type)
+    used: list[int] = []
+
+    def spied(*parts: Tensor, scale: float) -> Tensor:
+        used.append(parts[0].shape[2])
+        return causal_attention(*parts, scale=scale)
+
+    monkeypatch.setattr(attention, "causal_attention", spied)
+    model = prove(unproven(tiny_model(model_type)))
+    model.hf.set_attn_implementation(KEY)
     batch = token_batch(*lengths, vocab_size=model.vocab_size)
     stock = stock_hidden(model.hf, batch)[batch.attention_mask]
     found = []
@@ -87,6 +97,7 @@ def test_a_session_gives_the_stock_models_hidden_states(
             found.append(session.run(batch)[batch.attention_mask])
     assert (found[0] - stock).abs().max() <= 2e-6 * stock.abs().max()
     assert torch.equal(*found)
+    assert used == [150] * (2 * model.hf.config.num_hidden_layers)
 
 
 @pytest.mark.usefixtures("any_length")
