@@ -33,6 +33,7 @@ _PLACES = {
     "TextSpec": "moe_lens.study.spec",
     "batches": "moe_lens.corpus",
     "compare": "moe_lens.study.comparison",
+    "compensate": "moe_lens.prune.compensation",
     "errors": "moe_lens.errors",
     "export": "moe_lens.prune.export",
     "inspect_checkpoint": "moe_lens.models.inspect",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from moe_lens.models.inspect import inspect_checkpoint
     from moe_lens.models.model import MoEModel
     from moe_lens.observing import observe, record, tokens_of
+    from moe_lens.prune.compensation import compensate
     from moe_lens.prune.export import export
     from moe_lens.prune.plan import Plan, read_plan
     from moe_lens.prune.planning import make_plan
@@ -92,6 +94,7 @@ __all__ = [
     "__version__",
     "batches",
     "compare",
+    "compensate",
     "errors",
     "export",
     "inspect_checkpoint",

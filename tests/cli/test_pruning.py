@@ -48,6 +48,28 @@ def test_from_a_model_to_a_smaller_one(checkpoint: Path, tmp_path: Path, moe) ->
     assert "not verified (--no-verify)" in told
 
 
+def test_fewer_active_experts_with_their_mass_given_back(tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
+    model, words = save_checkpoint(tmp_path / "model"), tmp_path / "words.txt"
+    words.write_text(text_of(60))
+    plan, scaled = tmp_path / "plan.json", tmp_path / "scaled.json"
+    asked = ("--keep", 12, "--criterion", "random", "--top-k", 1, "--out", plan)
+    assert moe("plan", model, *asked)[0] == 0
+    where = ("--plan", plan, "--corpus", words, "--out", scaled)
+    code, told, err = moe("compensate", model, *where)
+    assert (code, err) == (0, "")
+    assert "1 of 3 active experts; factors on the routed sum:" in told
+    assert set(json.loads(scaled.read_text())["scale"]) == {"1", "2"}
+    code, told, err = moe("prune", model, "--plan", scaled, "--out", tmp_path / "fewer", "--json")
+    assert code == 0, err
+    assert json.loads(told)["verification"]["error"] <= 1e-5
+    plain = tmp_path / "plain.json"
+    moe("plan", model, "--keep", 8, "--criterion", "random", "--out", plain)
+    where = ("--plan", plain, "--corpus", words, "--out", scaled)
+    code, _, err = moe("compensate", model, *where)
+    assert code == 2
+    assert "plan with --top-k below that" in err
+
+
 def test_scores_plan_simulation_export(tmp_path: Path, moe) -> None:  # type: ignore[no-untyped-def]
     """The whole way; the pruned checkpoint's own perplexity is the one that was simulated."""
     model = save_checkpoint(tmp_path / "model")

@@ -10,6 +10,7 @@ import typer
 import moe_lens
 from moe_lens.cli import show
 from moe_lens.cli.commands.compare import compare
+from moe_lens.cli.commands.compensate import compensate
 from moe_lens.cli.commands.frontier import frontier
 from moe_lens.cli.commands.inspect import inspect
 from moe_lens.cli.commands.plan import plan
@@ -74,6 +75,7 @@ for command in (
     usage,
     score,
     plan,
+    compensate,
     simulate,
     prune,
 ):  # in the order in which --help lists them

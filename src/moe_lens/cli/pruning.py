@@ -101,6 +101,34 @@ def simulate_plan(
     return Told({"run": str(out), "report": str(report), "rows": rows}, "\n".join(lines))
 
 
+def compensate_plan(
+    plan: Path, out: Path, *, model: Mapping[str, Any], text: Mapping[str, Any], progress: Any
+) -> Told:
+    """Fit a plan's scale, and write the plan that has it."""
+    import transformers
+
+    from moe_lens.prune.compensation import compensate
+    from moe_lens.prune.plan import read_plan
+    from moe_lens.study.spec import ModelSpec, TextSpec
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    made = compensate(
+        ModelSpec(**model),
+        TextSpec(**text),
+        read_plan(plan),
+        progress=lambda what, total: progress(what, total=total),
+    )
+    made.write(out)
+    scale = made.scale or {}
+    lines = [
+        f"{made.active} of {made.model.top_k} active experts; factors on the routed sum: "
+        f"{min(scale.values()):.3f} to {max(scale.values()):.3f}: {out}",
+        f"next: moe-lens simulate {model['model']} --plan {out} --corpus OTHER-TEXT --out DIR",
+    ]
+    return Told({"plan": str(out), "scale": made.to_dict()["scale"]}, "\n".join(lines))
+
+
 def _interval(row: Mapping[str, Any]) -> str:
     value, low, high = (row[f"loss_ratio{end}"] for end in ("", "_low", "_high"))
     told = "too few documents for an interval" if low is None else f"{low:.3f} to {high:.3f}"

@@ -112,7 +112,7 @@ def simulate_on(
     progress: Progress | None = None,
 ) -> Simulated:
     """As `simulate`, with the model and the text at hand."""
-    _check_fit(plan, model)
+    check_fit(plan, model)
     text = within_budget(model, corpus, spec.text)
     policies = controls_of(plan, seed=spec.seed, num_random=spec.num_random)
     told = manifest_of(spec, model, text, {}) | {
@@ -220,7 +220,12 @@ def read_simulation(directory: str | Path, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _check_fit(plan: Plan, model: MoEModel) -> None:
+def check_fit(plan: Plan, model: MoEModel) -> None:
+    """Prove that a plan was made for this model.
+
+    Raises:
+        InputError: It was not; the message says what differs.
+    """
     first = model.layers[0].modules
     shape = ModelShape(
         source=model.source,
