@@ -94,14 +94,15 @@ def page(
 HEAD = """\
 # Pruning the embedded model: every criterion, every budget
 
-Written by `{command}` (moe-lens {version}); do not edit. Half of the documents
-of each embedded domain were scored, the other half evaluated: {tokens:,} tokens. Perplexity is
-over tokens, as a multiple of the full model's on the same documents; intervals are 95 % from
-resampling documents. **against frequency**: its perplexity as a multiple of that of keeping the
-most frequent experts; below 1 is better, and it is told (*) where the interval leaves 1 out. There
-are many comparisons and no correction for their number. `random` is the best and the worst of five
-draws; `drop` gives the slots of the experts that frequency would prune weight 0, which is not what
-a pruned model does.
+Written by `{command}` (moe-lens {version}); do not edit.
+
+Half of the documents of each embedded domain were scored, the other half evaluated: {tokens:,}
+tokens. Perplexity is over tokens, as a multiple of the full model's on the same documents;
+intervals are 95 % from resampling documents. **against frequency**: its perplexity as a multiple of
+that of keeping the most frequent experts; below 1 is better, and it is told (*) where the interval
+leaves 1 out. There are many comparisons and no correction for their number. `random` is the best
+and the worst of five draws; `drop` gives the slots of the experts that frequency would prune weight
+0, which is not what a pruned model does.
 
 The model is small and was trained for this package (its card says how): which criterion wins here
 says little about which wins on yours. That is what `moe-lens simulate` is for.
