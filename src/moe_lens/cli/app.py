@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -65,18 +66,19 @@ def _root(
     """Options that go before the command."""
 
 
-for command in (
-    inspect,
-    run,
-    frontier,
-    report,
-    compare,
-    trace,
-    usage,
-    score,
-    plan,
-    compensate,
-    simulate,
-    prune,
-):  # in the order in which --help lists them
-    app.command()(command)
+LISTED: dict[Callable[..., None], str] = {  # in the order and words of --help
+    inspect: "What a model is, from its config alone.",
+    run: "Every experiment on your text: tables, controls, a report.",
+    compare: "How two models differ on the same text.",
+    report: "The report of any run again, from its files.",
+    trace: "Which experts each token was sent to, as a Parquet file.",
+    usage: "Which experts each domain uses, from a trace.",
+    frontier: "What fewer active experts cost and save.",
+    score: "What each expert is worth, and how sure that is.",
+    plan: "Which experts stay, as a file to be reviewed.",
+    compensate: "Give back the mass that fewer active experts lose.",
+    simulate: "What a plan costs, before anything is cut.",
+    prune: "The checkpoint without the experts that go.",
+}
+for command, says in LISTED.items():
+    app.command(short_help=says)(command)
