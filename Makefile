@@ -26,10 +26,10 @@ slow: setup  ## simulations of coverage, kill -9, browsers: some ten minutes
 check: setup  ## format, lint, types, docs
 	scripts/check
 
-BENCHMARKS := $(foreach name,observe layer lens numerics sweep stream,\
-	$(if $(wildcard benchmarks/$(name).py),$(name)))
+BENCHMARKS := observe layer kernels lens numerics sweep stream export
 
 bench: setup  ## ratios against baselines, written to benchmarks/results/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
 bench-cuda: setup  ## the resident engine on a CUDA device
