@@ -311,3 +311,17 @@ def test_small_charts_keep_the_order_of_the_table_with_all_first() -> None:
     assert [name for name in shown if name in ("all", "english", "code")] == [
         "all", "english", "code",
     ]  # fmt: skip
+
+
+def test_a_loss_at_one_k_has_no_shape_and_says_so(tmp_path: Path) -> None:
+    tables = small_tables()
+    largest = tables["perplexity"]["k"].max()
+    alone = pl.col("k") == largest
+    tables["perplexity"] = (
+        tables["perplexity"].filter(alone).with_columns(minmax=pl.lit(None, pl.Float64))
+    )
+    run = write_run(tmp_path, tables)
+    page = Page(write_report(run))
+    assert "it needs the loss at two numbers of active experts" in page.text
+    assert not (run / "figures" / "perplexity_minmax.svg").exists()
+    assert (run / "figures" / "perplexity.svg").exists()

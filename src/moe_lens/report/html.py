@@ -147,6 +147,8 @@ def _part(
     if part.table not in run.tables:
         return common | {"kind": "absent", "why": run.why_absent(part.table)}
     match part:
+        case Figure() if part.name not in pictures:
+            return common | {"kind": "absent", "why": part.lacking(run.tables[part.table])}
         case Figure():
             return common | _figure(run, part, pictures[part.name])
         case Listing():

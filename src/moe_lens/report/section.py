@@ -27,6 +27,7 @@ class Figure:
         find: Table to the sentence that says what is seen.
         excerpt: Table to the rows that are shown as a table, most telling first.
         canvas: Whether it has too many marks to be drawn as SVG elements.
+        lacking: Table to the reason why it cannot be drawn from it; None where it can.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Figure:
     find: Callable[[pl.DataFrame], str]
     excerpt: Excerpt
     canvas: bool = False
+    lacking: Callable[[pl.DataFrame], str | None] = lambda frame: None
 
     def finding(self, frame: pl.DataFrame) -> str:
         """The sentence that says what is seen, safe to stand inside another text."""

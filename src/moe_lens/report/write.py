@@ -40,7 +40,7 @@ def write_report(directory: str | Path, *, figures: Iterable[str] = FORMATS) -> 
             description=figure.finding(run.tables[figure.table]),
         )
         for figure in catalog.FIGURES
-        if figure.table in run.tables
+        if figure.table in run.tables and figure.lacking(run.tables[figure.table]) is None
     }
     page = html.render(run, pictures)
     _write_figures(run, pictures, wanted)

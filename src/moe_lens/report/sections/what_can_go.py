@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from moe_lens.report import figures, findings
 from moe_lens.report.section import Figure, Section, columns
+
+
+def _lacks_range(frame: pl.DataFrame) -> str | None:
+    if frame["minmax"].is_not_null().any():
+        return None
+    return "it needs the loss at two numbers of active experts or more"
+
 
 PERPLEXITY = Figure(
     "perplexity",
@@ -29,6 +38,7 @@ PERPLEXITY_MINMAX = Figure(
     figures.perplexity_minmax,
     findings.perplexity_minmax,
     columns("domain", "renorm", "k", "perplexity_tokens", "minmax"),
+    lacking=_lacks_range,
 )
 
 SECTION = Section(
