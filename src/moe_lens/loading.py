@@ -78,7 +78,8 @@ def load_model(
     directory = checkpoint_directory(source, revision=revision, with_code=trust_remote_code)
     wanted, place = _dtype(dtype), _device(device)
     allowed = memory_at_hand(place) if memory is None else parse_size(str(memory))
-    needed = weight_bytes(weight_files(directory), wanted)
+    size = None if wanted is None else wanted.itemsize
+    needed = weight_bytes(weight_files(directory), bytes_per_float=size)
     streaming = _streams(engine, needed, allowed, source=source)
     model = open_model(
         directory,

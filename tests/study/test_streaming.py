@@ -130,10 +130,14 @@ torch.set_num_threads(1)
 from moe_lens.study.run import run
 from moe_lens.study.spec import StudySpec
 
+def advance(num_tokens):
+    with Path(sys.argv[3]).open("a") as calls:
+        calls.write(".")
+    time.sleep(0.05)
+
 @contextmanager
 def progress(what, total):
-    Path(sys.argv[3]).touch()
-    yield lambda num_tokens: time.sleep(0.02)
+    yield advance
 
 run(StudySpec.from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=progress)
 """
@@ -144,16 +148,17 @@ run(StudySpec.from_dict(json.loads(sys.argv[1])), sys.argv[2], progress=progress
 def test_kill_minus_nine_at_random_moments(
     finished: Study, streaming: StudySpec, tmp_path: Path
 ) -> None:
-    out, started = tmp_path / "run", tmp_path / "started"
+    """Kills are placed by batches that are done, eight of them a layer, not by the clock."""
+    out, calls = tmp_path / "run", tmp_path / "calls"
     spec = json.dumps(streaming.to_dict())
-    command = [sys.executable, "-c", _CHILD, spec, str(out), str(started)]
-    draw, places = random.Random(0), set()
+    command = [sys.executable, "-c", _CHILD, spec, str(out), str(calls)]
+    draw, places = random.Random(3), set()
     for _ in range(10):
-        started.unlink(missing_ok=True)
+        calls.write_text("")
+        wanted = draw.randint(1, 12)
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not started.exists() and child.poll() is None:
+        while calls.stat().st_size <= wanted and child.poll() is None:
             time.sleep(0.005)
-        time.sleep(draw.uniform(0.2, 1.8))
         child.send_signal(signal.SIGKILL)
         child.wait()
         places.add(tuple(sorted(f.name for f in (out / "state").rglob("sums-*.safetensors"))))

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from moe_lens.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -68,15 +66,15 @@ def stored_tensors(file: Path) -> dict[str, StoredTensor]:
     }
 
 
-def weight_bytes(files: Sequence[Path], dtype: torch.dtype | None) -> int:
-    """Bytes that the tensors of safetensors files take in memory, in a dtype or their own."""
+def weight_bytes(files: Sequence[Path], *, bytes_per_float: int | None) -> int:
+    """Bytes that the tensors of safetensors files take in memory; None: in their own dtypes."""
     total = 0
     for file in files:
         for tensor in _header(file).values():
             start, end = tensor["data_offsets"]
             size = end - start
-            if dtype is not None and tensor["dtype"] in _FLOAT_BYTES:
-                size = size // _FLOAT_BYTES[tensor["dtype"]] * dtype.itemsize
+            if bytes_per_float is not None and tensor["dtype"] in _FLOAT_BYTES:
+                size = size // _FLOAT_BYTES[tensor["dtype"]] * bytes_per_float
             total += size
     return total
 
