@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import polars as pl
 
 from moe_lens.errors import InputError
 from moe_lens.study.files import MANIFEST, TABLES
+from moe_lens.study.folder import RunFolder
 
 _LAST_TABLES = {"study": "claims", "frontier": "frontier"}
 """Kind of run -> its table that is written last."""
@@ -75,7 +75,7 @@ class StudyFigures:
         return getattr(figures, figure)(self._study.table(table))
 
 
-class Study:
+class Study(RunFolder):
     """The tables of a finished run, as polars frames. Columns: docs/tables.md.
 
     Args:
@@ -86,7 +86,7 @@ class Study:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        super().__init__(Path(directory))
         if not (self.directory / MANIFEST).is_file():
             raise InputError(f"{self.directory} holds no run: it has no {MANIFEST}")
         if not is_finished(self.directory):
@@ -94,36 +94,10 @@ class Study:
                 f"{self.directory} holds a run that is not finished; start it again to go on"
             )
 
-    def __repr__(self) -> str:
-        return f"Study({str(self.directory)!r}: {', '.join(self.tables)})"
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What the run is."""
-        values: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text("utf-8"))
-        return values
-
-    @property
-    def tables(self) -> list[str]:
-        """Names of the tables that were measured."""
-        return sorted(file.stem for file in (self.directory / TABLES).glob("*.parquet"))
-
     @property
     def figures(self) -> StudyFigures:
         """Charts of the tables."""
         return StudyFigures(self)
-
-    def table(self, name: str) -> pl.DataFrame:
-        """One table.
-
-        Raises:
-            InputError: It was not measured.
-        """
-        if name not in self.tables:
-            raise InputError(
-                f"{self.directory} has no table {name!r}; it has {', '.join(self.tables)}"
-            )
-        return pl.read_parquet(self.directory / TABLES / f"{name}.parquet")
 
     @property
     def specialization(self) -> pl.DataFrame:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from moe_lens.errors import InputError
 from moe_lens.study.files import MANIFEST, STATE, TABLES
+from moe_lens.study.folder import RunFolder
 
 
 def is_finished(directory: Path) -> bool:
@@ -19,7 +17,7 @@ def is_finished(directory: Path) -> bool:
     return there and not (directory / STATE).exists()
 
 
-class ScoreRun:
+class ScoreRun(RunFolder):
     """The tables of a finished scoring, as polars frames. Columns: docs/tables.md.
 
     Args:
@@ -30,39 +28,13 @@ class ScoreRun:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        super().__init__(Path(directory))
         if not (self.directory / MANIFEST).is_file():
             raise InputError(f"{self.directory} holds no scoring: it has no {MANIFEST}")
         if not is_finished(self.directory):
             raise InputError(
                 f"{self.directory} holds no finished scoring; start `moe-lens score` again to go on"
             )
-
-    def __repr__(self) -> str:
-        return f"ScoreRun({str(self.directory)!r}: {', '.join(self.tables)})"
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What the scoring is; `skipped` names criteria that the model cannot give, and why."""
-        values: dict[str, Any] = json.loads((self.directory / MANIFEST).read_text("utf-8"))
-        return values
-
-    @property
-    def tables(self) -> list[str]:
-        """Names of the tables that are there."""
-        return sorted(file.stem for file in (self.directory / TABLES).glob("*.parquet"))
-
-    def table(self, name: str) -> pl.DataFrame:
-        """One table.
-
-        Raises:
-            InputError: It was not measured.
-        """
-        if name not in self.tables:
-            raise InputError(
-                f"{self.directory} has no table {name!r}; it has {', '.join(self.tables)}"
-            )
-        return pl.read_parquet(self.directory / TABLES / f"{name}.parquet")
 
     @property
     def importance(self) -> pl.DataFrame:
