@@ -10,17 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from moe_lens.cli import show
+from moe_lens.cli.quiet import quiet_transformers
 from moe_lens.study.frontier import FrontierSpec, frontier
 from moe_lens.study.result import Study
 
 
 def run_frontier(spec: FrontierSpec, out: Path, *, progress: Any) -> Study:
     """Run it, in quiet: only our own progress is shown."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return frontier(spec, out, progress=lambda what, total: progress(what, total=total))
+    quiet_transformers()
+    return frontier(spec, out, progress=progress)
 
 
 def show_frontier(table: pl.DataFrame) -> None:

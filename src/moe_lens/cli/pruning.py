@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_lens.cli.quiet import quiet_transformers
+from moe_lens.study.spec import ModelSpec, TextSpec
+
 
 @dataclass(frozen=True)
 class Told:
@@ -74,57 +77,42 @@ def simulate_plan(
     plan: Path,
     out: Path,
     *,
-    model: Mapping[str, Any],
-    text: Mapping[str, Any],
+    model: ModelSpec,
+    text: TextSpec,
     rest: Mapping[str, Any],
     progress: Any,
 ) -> Told:
     """Simulate a plan, and write its report."""
-    import transformers
-
     from moe_lens.prune.plan import read_plan
     from moe_lens.prune.simulation import SimulationSpec, simulate
     from moe_lens.report import write_report
-    from moe_lens.study.spec import ModelSpec, TextSpec
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    spec = SimulationSpec(ModelSpec(**model), TextSpec(**text), **rest)
-    found = simulate(
-        spec, read_plan(plan), out, progress=lambda what, total: progress(what, total=total)
-    )
+    quiet_transformers()
+    spec = SimulationSpec(model, text, **rest)
+    found = simulate(spec, read_plan(plan), out, progress=progress)
     report = write_report(found.directory)
     rows = found.table.filter(found.table["policy"] != "full").to_dicts()
     lines = [f"{'policy':12} {'domain':14} {'text':12} perplexity, x the full model's"]
     lines += [f"{r['policy']:12} {r['domain']:14} {r['text']:12} {_interval(r)}" for r in rows]
-    lines += [f"report: {report}", f"next: moe-lens prune {model['model']} --plan {plan} --out DIR"]
+    lines += [f"report: {report}", f"next: moe-lens prune {model.model} --plan {plan} --out DIR"]
     return Told({"run": str(out), "report": str(report), "rows": rows}, "\n".join(lines))
 
 
 def compensate_plan(
-    plan: Path, out: Path, *, model: Mapping[str, Any], text: Mapping[str, Any], progress: Any
+    plan: Path, out: Path, *, model: ModelSpec, text: TextSpec, progress: Any
 ) -> Told:
     """Fit a plan's scale, and write the plan that has it."""
-    import transformers
-
     from moe_lens.prune.compensation import compensate
     from moe_lens.prune.plan import read_plan
-    from moe_lens.study.spec import ModelSpec, TextSpec
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    made = compensate(
-        ModelSpec(**model),
-        TextSpec(**text),
-        read_plan(plan),
-        progress=lambda what, total: progress(what, total=total),
-    )
+    quiet_transformers()
+    made = compensate(model, text, read_plan(plan), progress=progress)
     made.write(out)
     scale = made.scale or {}
     lines = [
         f"{made.active} of {made.model.top_k} active experts; factors on the routed sum: "
         f"{min(scale.values()):.3f} to {max(scale.values()):.3f}: {out}",
-        f"next: moe-lens simulate {model['model']} --plan {out} --corpus OTHER-TEXT --out DIR",
+        f"next: moe-lens simulate {model.model} --plan {out} --corpus OTHER-TEXT --out DIR",
     ]
     return Told({"plan": str(out), "scale": made.to_dict()["scale"]}, "\n".join(lines))
 
@@ -137,16 +125,13 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 def export_plan(source: str, plan: Path, out: Path, **options: Any) -> Told:
     """Export a plan."""
-    import transformers
-
     from moe_lens.prune.export import RECORD, export
     from moe_lens.prune.exported_run import check_report, write_exported
     from moe_lens.prune.plan import read_plan
     from moe_lens.prune.simulation import read_simulation
     from moe_lens.report import write_report
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet_transformers()
     made, simulated, report = read_plan(plan), options.pop("simulation"), options.pop("report")
     if report is not None:
         check_report(report)

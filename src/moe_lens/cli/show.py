@@ -38,7 +38,7 @@ def error(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, *, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with tokens per second and time left, on a terminal; silence elsewhere."""
     console = Console(stderr=True)
     columns = (

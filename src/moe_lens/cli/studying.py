@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moe_lens.cli.quiet import quiet_transformers
 from moe_lens.errors import InputError
 from moe_lens.study.result import Study
 from moe_lens.study.spec import StudySpec
@@ -24,13 +25,10 @@ def spec_of(
 
 def run_study(spec: StudySpec, out: Path, *, progress: Any) -> Study:
     """Run it, in quiet: only our own progress is shown."""
-    import transformers
-
     from moe_lens.study.run import run
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return run(spec, out, progress=lambda what, total: progress(what, total=total))
+    quiet_transformers()
+    return run(spec, out, progress=progress)
 
 
 def report_of(study: Study) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 import moe_lens
+from moe_lens.cli.quiet import quiet_transformers
 from moe_lens.corpus import TokenizedCorpus, batches, load_corpus
 from moe_lens.corpus.formats import Split
 from moe_lens.corpus.tokens import OnLong
@@ -45,8 +46,7 @@ class TraceJob:
         memory: str | None = None,
     ) -> TraceJob:
         """Read the corpus first: a mistake in it is told before a large model is loaded."""
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        quiet_transformers()
         text = load_corpus(corpus, split=split, field=field, max_documents=max_documents)
         loaded = load_model(
             model,

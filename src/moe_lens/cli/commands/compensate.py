@@ -44,25 +44,13 @@ def compensate(
 ) -> None:
     """Fit a factor for each layer that gives back what fewer active experts lose in mass."""
     from moe_lens.cli import pruning
+    from moe_lens.study.spec import ModelSpec, TextSpec
 
     told = pruning.compensate_plan(
         plan,
         out,
-        model={
-            "model": model,
-            "dtype": dtype,
-            "device": device,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        },
-        text={
-            "corpus": corpus,
-            "split": split.value,
-            "field": field,
-            "max_documents": max_documents,
-            "max_tokens": max_tokens,
-            "context_length": context,
-        },
+        model=ModelSpec(model, dtype, device, revision, trust_remote_code),
+        text=TextSpec(corpus, split.value, field, max_documents, max_tokens, context),
         progress=show.progress,
     )
     show.line(json.dumps(told.values) if as_json else told.text)

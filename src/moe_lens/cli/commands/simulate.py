@@ -51,25 +51,13 @@ def simulate(
 ) -> None:
     """Measure what a plan costs before anything is cut, beside random and frequent experts."""
     from moe_lens.cli import pruning
+    from moe_lens.study.spec import ModelSpec, TextSpec
 
     told = pruning.simulate_plan(
         plan,
         out,
-        model={
-            "model": model,
-            "dtype": dtype,
-            "device": device,
-            "revision": revision,
-            "trust_remote_code": trust_remote_code,
-        },
-        text={
-            "corpus": corpus,
-            "split": split.value,
-            "field": field,
-            "max_documents": max_documents,
-            "max_tokens": max_tokens,
-            "context_length": context,
-        },
+        model=ModelSpec(model, dtype, device, revision, trust_remote_code),
+        text=TextSpec(corpus, split.value, field, max_documents, max_tokens, context),
         rest={"num_random": random, "seed": seed, "batch_tokens": batch_tokens},
         progress=show.progress,
     )
