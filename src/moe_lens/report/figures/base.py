@@ -69,6 +69,24 @@ def layer_axis(frame: pl.DataFrame) -> alt.X:
     return alt.X("layer:Q", title="Layer", scale=scale, axis=axis)
 
 
+def expert_map(chart: alt.Chart, frame: pl.DataFrame) -> alt.Chart:
+    """A chart of one cell for each expert (across) and layer (down, the last first)."""
+    num_experts, num_layers = frame["expert"].n_unique(), frame["layer"].n_unique()
+    ticks = list(range(0, num_experts, 16 if num_experts > 32 else 4))
+    return chart.encode(
+        x=alt.X("expert:O", title="Expert", axis=alt.Axis(values=ticks, labelAngle=0)),
+        y=alt.Y(
+            "layer:O",
+            title="Layer",
+            axis=alt.Axis(labelOverlap=True, minExtent=26),
+            sort="descending",
+        ),
+    ).properties(
+        width=max(min(64, num_experts) * 4.5, 160),
+        height=max(min(40, num_layers) * 6, min(num_layers * 20, 80)),
+    )
+
+
 def line_legend(label_expr: str) -> alt.Legend:
     """A legend of lines, one below the other, with words from an expression of `datum.label`."""
     return alt.Legend(

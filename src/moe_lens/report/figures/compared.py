@@ -8,6 +8,7 @@ import polars as pl
 from moe_lens.report.figures.base import (
     Chart,
     by_domain,
+    expert_map,
     finish,
     layer_axis,
     line_legend,
@@ -69,22 +70,13 @@ def compared_identity(frame: pl.DataFrame) -> Chart:
 def compared_specialization(frame: pl.DataFrame) -> Chart:
     """Where each expert is chosen more or less often in B than in A."""
     check_columns(frame, "compared_specialization")
-    num_experts, num_layers = frame["expert"].n_unique(), frame["layer"].n_unique()
     # An even scale, cut where 99 % of the cells lie, so that one cell does not pale all others.
     reach = frame["difference"].abs().quantile(0.99) or 0.01
     columns = ["domain", "layer", "expert", "rate_a", "rate_b", "difference", "verdict"]
-    ticks = list(range(0, num_experts, 16 if num_experts > 32 else 4))
     chart = (
         alt.Chart(rows(placed(frame.select(columns))))
         .mark_rect(aria=False)
         .encode(
-            x=alt.X("expert:O", title="Expert", axis=alt.Axis(values=ticks, labelAngle=0)),
-            y=alt.Y(
-                "layer:O",
-                title="Layer",
-                axis=alt.Axis(labelOverlap=True, minExtent=26),
-                sort="descending",
-            ),
             color=alt.Color(
                 "difference:Q",
                 scale=alt.Scale(domain=[-reach, reach], domainMid=0, clamp=True, interpolate="lab"),
@@ -105,13 +97,9 @@ def compared_specialization(frame: pl.DataFrame) -> Chart:
                 alt.Tooltip("verdict:N", title="verdict"),
             ],
         )
-        .properties(
-            width=max(min(64, num_experts) * 4.5, 160),
-            height=max(min(40, num_layers) * 6, min(num_layers * 20, 80)),
-        )
     )
     return finish(
-        by_domain(chart),
+        by_domain(expert_map(chart, frame)),
         title="Which experts work more, and which less",
         subtitle="Orange: chosen more often in B than in A. Blue: less. Pale: alike.",
         cell_width=345,

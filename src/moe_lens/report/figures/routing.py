@@ -9,6 +9,7 @@ from moe_lens.report.figures.base import (
     Chart,
     by_domain,
     domains_of,
+    expert_map,
     finish,
     layer_axis,
     line_legend,
@@ -98,9 +99,6 @@ def heatmap(frame: pl.DataFrame) -> Chart:
     Source: terms.md#specialization
     """
     check_columns(frame, "specialization")
-    num_experts = frame["expert"].n_unique()
-    num_layers = frame["layer"].n_unique()
-    ticks = list(range(0, num_experts, 16 if num_experts > 32 else 4))
     color = alt.Color(
         "doublings:Q",
         scale=alt.Scale(domain=[-3, 3], domainMid=0, clamp=True, interpolate="lab"),
@@ -121,13 +119,6 @@ def heatmap(frame: pl.DataFrame) -> Chart:
         )
         .mark_rect(aria=False)
         .encode(
-            x=alt.X("expert:O", title="Expert", axis=alt.Axis(values=ticks, labelAngle=0)),
-            y=alt.Y(
-                "layer:O",
-                title="Layer",
-                axis=alt.Axis(labelOverlap=True, minExtent=26),
-                sort="descending",
-            ),
             color=color,
             tooltip=[
                 alt.Tooltip("domain:N"),
@@ -138,13 +129,9 @@ def heatmap(frame: pl.DataFrame) -> Chart:
                 alt.Tooltip("verdict:N", title="verdict"),
             ],
         )
-        .properties(
-            width=max(min(64, num_experts) * 4.5, 160),
-            height=max(min(40, num_layers) * 6, min(num_layers * 20, 80)),
-        )
     )
     return finish(
-        by_domain(chart),
+        by_domain(expert_map(chart, frame)),
         title="Every layer and expert against chance, by domain",
         subtitle="Orange: chosen more often than k/N. Blue: less. Pale: as by chance.",
         cell_width=345,
