@@ -24,7 +24,7 @@ from benchmarks.models import (
     DTYPES,
     build,
     layer_flops,
-    observed,
+    observation,
     shapes_of,
     statistics_of,
     token_batch,
@@ -41,8 +41,8 @@ def case(model: MoEModel, batch: TokenBatch, dtype: str, *, repeats: int) -> dic
     ceiling = Ceiling(DTYPES[dtype], device=model.device.type)
     statistics = statistics_of(model)
     tasks = {
-        PLAIN: lambda: observed(model, batch, []),
-        CAPTURE: lambda: observed(model, batch, statistics, Field.GRAM),
+        PLAIN: observation(model, batch, []),
+        CAPTURE: observation(model, batch, statistics, Field.GRAM),
         **ceiling.tasks,
     }
     seconds = interleaved(tasks, repeats=repeats)
@@ -64,9 +64,10 @@ def case(model: MoEModel, batch: TokenBatch, dtype: str, *, repeats: int) -> dic
 def show_profile(model: MoEModel, batch: TokenBatch) -> None:
     """Where the time of a captured layer goes, by operator (one thread sees all of it)."""
     statistics = statistics_of(model)
-    observed(model, batch, statistics, Field.GRAM)
+    task = observation(model, batch, statistics, Field.GRAM)
+    task()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        observed(model, batch, statistics, Field.GRAM)
+        task()
     print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
 
 

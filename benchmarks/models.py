@@ -86,17 +86,22 @@ def statistics_of(model: MoEModel) -> list[Accumulator]:
     return [*plain, transitions]
 
 
-def observed(
+def observation(
     model: MoEModel, batch: TokenBatch, accumulators: Sequence[Accumulator], *fields: Field
-) -> None:
-    """One observed pass."""
+) -> Callable[[], None]:
+    """A task: the batch through a session, which keeps its buffers as in a run of many batches."""
 
     def feed(event: LayerEvent) -> None:
         for accumulator in accumulators:
             accumulator.update(event)
 
-    with Session(model, sink=feed, fields=fields) as session:
-        session.run(batch)
+    session = Session(model, sink=feed, fields=fields)
+
+    def run() -> None:
+        with session:
+            session.run(batch)
+
+    return run
 
 
 def shapes_of(model: MoEModel, batch: TokenBatch) -> dict[str, int]:

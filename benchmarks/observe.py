@@ -22,7 +22,7 @@ from benchmarks.models import (
     CONFIGS,
     DTYPES,
     build,
-    observed,
+    observation,
     shapes_of,
     statistics_of,
     token_batch,
@@ -56,9 +56,9 @@ def case(config: PreTrainedConfig, dtype: str, *, num_tokens: int, repeats: int)
     ceiling = Ceiling(DTYPES[dtype])
     tasks: dict[str, Task] = {
         **{f"stock {name}": partial(stock, model, batch, name) for name in STOCK},
-        NOTHING: lambda: observed(model, batch, []),
-        ROUTING: lambda: observed(model, batch, accumulators),
-        EVERYTHING: lambda: observed(model, batch, accumulators, Field.GRAM),
+        NOTHING: observation(model, batch, []),
+        ROUTING: observation(model, batch, accumulators),
+        EVERYTHING: observation(model, batch, accumulators, Field.GRAM),
     }
     seconds = interleaved(tasks | ceiling.tasks, repeats=repeats)
     base = seconds["stock eager"]

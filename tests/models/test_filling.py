@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
@@ -57,6 +58,17 @@ def test_memory_is_used_again_and_begins_where_the_file_has_it(tmp_path: Path) -
         pointers.append(store.layers[index].get_parameter("mlp.experts.down_proj").data_ptr())
         store.release(index)
     assert len(set(pointers)) == 1
+
+
+def test_memory_that_no_later_layer_fits_is_let_go(tmp_path: Path) -> None:
+    store = store_of(tmp_path, "deepseek")
+    dense = list(store._tensors_of(0))
+    store.load(0)
+    memory = {name: ref(lent) for name, lent in zip(dense, store._lent[0], strict=True)}
+    store.release(0)
+    store.load(1)
+    gone = {name.rpartition("layers.0.")[2] for name, lent in memory.items() if lent() is None}
+    assert gone == {f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_told(tmp_path: Path) -> None:

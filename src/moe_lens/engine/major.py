@@ -26,7 +26,9 @@ from moe_lens.engine.boundary import (
     read_boundary,
     write_boundary,
 )
+from moe_lens.engine.by_rows import by_rows
 from moe_lens.engine.float32 import float32_parameters
+from moe_lens.engine.freed_memory import keep_freed_memory
 from moe_lens.engine.layers import LayerCall, after_layers, layer_call, layer_calls
 from moe_lens.engine.memo import remembered
 from moe_lens.engine.reading import LayerReader
@@ -125,6 +127,7 @@ class LayerMajor:
 
     def run(self) -> Iterator[Swept]:
         """Take all batches through all layers, then give them one by one."""
+        keep_freed_memory()
         store, finished = self._model.store, False
         self._report(self._first * sum(batch.num_tokens for batch in self._batches))
         try:
@@ -182,7 +185,7 @@ class LayerMajor:
     def _layer(self, index: int) -> None:
         module, observed = self._stack.layers[index], self._observed.get(index)
         entry = nullcontext() if observed is None else observing(self._model, observed)
-        with blockwise_attention(), entry:
+        with blockwise_attention(), by_rows(module), entry:
             for place, batch in enumerate(self._batches):
                 call = self._call(batch, index)
                 parts: list[Group] = []

@@ -18,7 +18,9 @@ from torch import Tensor
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.attention import blockwise_attention
+from moe_lens.engine.by_rows import by_rows
 from moe_lens.engine.float32 import float32_parameters
+from moe_lens.engine.freed_memory import keep_freed_memory
 from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.major import LayerMajor
 from moe_lens.engine.probe import Probe
@@ -76,6 +78,7 @@ class Session:
         ]
 
     def __enter__(self) -> Session:
+        keep_freed_memory()
         if self._model.store is not None:
             return self  # its layers are hooked as they come
         try:
@@ -90,6 +93,7 @@ class Session:
         before = hf.config._experts_implementation
         hf.set_experts_implementation(registry.KEY)
         self._stack.enter_context(blockwise_attention())
+        self._stack.enter_context(by_rows(hf))
         self._stack.callback(hf.set_experts_implementation, before)
         for watch in self._watches:
             for hook in watch.hooks(self._policy, cast_router=self._float32_routers):

@@ -8,7 +8,7 @@ from the file to their place, in memory that is used again for layer after layer
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,6 +178,11 @@ class Filler:
         """Memory of `fill` whose tensors nobody looks at any more."""
         for memory in lent:
             self._free.setdefault(memory.numel(), []).append(memory)
+
+    def forget_all_but(self, num_bytes: Set[int]) -> None:
+        """Let go of what no tensor of these sizes can use again."""
+        wanted = {size + _LINE for size in num_bytes}
+        self._free = {size: free for size, free in self._free.items() if size in wanted}
 
     def close(self) -> None:
         """Close the files."""

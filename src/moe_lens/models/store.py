@@ -104,6 +104,7 @@ class LayerStore:
         else:
             if self._filler is None:
                 self._filler = Filler(self._paths, self.device)
+            self._filler.forget_all_but(self._sizes_from[index])
             filled = self._filler.fill(plan, self._tensors_of(index))
             self._lent[index] = filled.lent
             for name, tensor in filled.tensors.items():
@@ -127,6 +128,15 @@ class LayerStore:
             )
             for index, sources in enumerate(self._sources)
         ]
+
+    @cached_property
+    def _sizes_from(self) -> list[frozenset[int]]:
+        """Bytes of the tensors of each layer and all that come after it."""
+        sizes: list[frozenset[int]] = [frozenset()]
+        for index in reversed(range(len(self.layers))):
+            own = {tensor.nbytes for tensor in self._tensors_of(index).values()}
+            sizes.insert(0, sizes[0] | own)
+        return sizes
 
     def _tensors_of(self, index: int) -> dict[str, Tensor]:
         """A layer's parameters and persistent buffers, by path."""
