@@ -58,7 +58,10 @@ def test_fewer_active_experts_with_their_mass_given_back(tmp_path: Path, moe) ->
     code, told, err = moe("compensate", model, *where)
     assert (code, err) == (0, "")
     assert "1 of 3 active experts; factors on the routed sum:" in told
-    assert set(json.loads(scaled.read_text())["scale"]) == {"1", "2"}
+    fitted = json.loads(scaled.read_text())
+    assert set(fitted["scale"]) == {"1", "2"}
+    assert moe("compensate", model, *where, "--engine", "streaming")[0] == 0
+    assert json.loads(scaled.read_text()) == fitted
     code, told, err = moe("prune", model, "--plan", scaled, "--out", tmp_path / "fewer", "--json")
     assert code == 0, err
     assert json.loads(told)["verification"]["error"] <= 1e-5
@@ -93,6 +96,11 @@ def test_scores_plan_simulation_export(tmp_path: Path, moe) -> None:  # type: ig
     rows = {(r["policy"], r["domain"]): r for r in json.loads(told)["rows"]}
     assert {p for p, _ in rows} == {"plan", "frequency", "random:0", "random:1", "drop"}
     assert rows["plan", "left"]["text"] == "held-out"
+    where = ("--corpus", tmp_path / "other", "--out", tmp_path / "streamed")
+    more = ("--random", 2, "--json", "--engine", "streaming")
+    code, streamed, err = moe("simulate", model, "--plan", plan, *where, *more)
+    assert code == 0, err
+    assert json.loads(streamed)["rows"] == json.loads(told)["rows"]
     page = (simulation / "report.html").read_text()
     assert "What is left after pruning?" in page
     assert "random:1" in page

@@ -14,24 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from moe_lens.models.model import MoEModel
 from moe_lens.models.structure import MoELayer
 
 NUM_GROUPS_NAMES = ("num_group", "n_group", "num_expert_group")
 TOPK_GROUP_NAMES = ("topk_group", "topk_groups")
 
 
-def routers_sha256(model: MoEModel) -> str:
-    """Hash of every MoE layer's router matrix, rounded to bfloat16, in layer order.
-
-    Rounded, so that a bfloat16 checkpoint has one hash whatever dtype it is loaded in.
-    """
-    layers = (layer.modules for layer in model.layers)
-    return hash_routers((layer.index, router_matrix(layer)) for layer in layers)
-
-
 def hash_routers(matrices: Iterable[tuple[int, Tensor]]) -> str:
-    """The hash of (layer, router matrix) pairs, in the order given."""
+    """The hash of (layer, router matrix) pairs, in the order given.
+
+    Rounded to bfloat16, so that such a checkpoint has one hash whatever dtype it is loaded in.
+    """
     digest = hashlib.sha256()
     for layer, matrix in matrices:
         digest.update(f"{layer} {tuple(matrix.shape)}\n".encode())

@@ -14,7 +14,7 @@ from moe_lens.analysis.simulation import PLAN, simulation_table, text_of
 from moe_lens.corpus import Corpus, TokenizedCorpus
 from moe_lens.errors import InputError
 from moe_lens.models.model import MoEModel
-from moe_lens.models.routers import declared_groups, routers_sha256
+from moe_lens.models.routers import declared_groups
 from moe_lens.policies import DropExperts, MaskExperts, Policy
 from moe_lens.prune.choosing import random_scores, same_counts
 from moe_lens.prune.plan import ExpertsByLayer, Plan
@@ -22,6 +22,7 @@ from moe_lens.prune.policy import complement, policy_of, with_settings
 from moe_lens.prune.shape import ModelShape
 from moe_lens.study.evaluation import evaluate, forget
 from moe_lens.study.files import TABLES, write_table
+from moe_lens.study.fingerprint import routers_sha256
 from moe_lens.study.manifest import begin, manifest_of
 from moe_lens.study.opening import open_corpus, open_model, within_budget
 from moe_lens.study.run import Progress

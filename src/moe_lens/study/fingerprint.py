@@ -19,7 +19,7 @@ class Fingerprint(NamedTuple):
     Attributes:
         weights_sha256: Hash of the hashes of every parameter's name, shape and bytes as loaded, in
             name order.
-        routers_sha256: `models.routers.routers_sha256`.
+        routers_sha256: See `routers_sha256`.
     """
 
     weights_sha256: str
@@ -40,6 +40,13 @@ def fingerprint(model: MoEModel) -> Fingerprint:
             routers.append((index, router_matrix(observed[index]).detach().clone()))
     everything = "".join(digests[name] for name in sorted(digests))
     return Fingerprint(hashlib.sha256(everything.encode()).hexdigest(), hash_routers(routers))
+
+
+def routers_sha256(model: MoEModel) -> str:
+    """Hash of every MoE layer's router matrix; of a streamed model every layer is read for it."""
+    observed = {layer.modules.index: layer.modules for layer in model.layers}
+    layers = (observed[index] for index, _, _ in each_layer(model) if index in observed)
+    return hash_routers((layer.index, router_matrix(layer)) for layer in layers)
 
 
 def _sha256(name: str, tensor: Tensor) -> str:
