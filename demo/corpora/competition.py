@@ -1,6 +1,6 @@
 """Competition problems of our own: integer answers from 0 to 999, worked solutions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from random import Random
 
 from demo.corpora.documents import Document, chosen, stable_hash
@@ -25,16 +25,12 @@ PLOTS: dict[str, PlotMaker] = {"sieve": composed.sieve, "functions": composed.fu
 """Makers of problems put together from parts, each with thousands of plots."""
 
 _PLOT_SEEDS = {"sieve": range(8000), "functions": range(8000)}
-_TRAIN_SEEDS = range(0, 800)
-_VARIED_TRAIN_SEEDS = range(0, 250)
+_TRAIN_SEEDS = range(0, 250)
 _HELD_OUT_SEEDS = range(1_000_000, 1_000_250)
 _LAYOUTS = (
     "Problem: {question}\n\nSolution: {steps}\n\nAnswer: {answer}",
     "Problem. {question}\n\nSolution. {steps} The answer is {answer}.",
     "{question}\n\n{steps}\n\nThe final answer is {answer}.",
-)
-_VARIED_LAYOUTS = (
-    *_LAYOUTS,
     "Question: {question}\nSolution: {steps}\nFinal answer: {answer}",
     "PROBLEM\n{question}\n\nSOLUTION\n{steps}\n\nANSWER\n{answer}",
     "{question} (Answer: {answer})\n\nWorked solution: {steps}",
@@ -62,40 +58,31 @@ def plotted(name: str, seed: int) -> Plotted:
     return made
 
 
-def text(made: Problem, *, seed: int, layouts: Sequence[str] = _LAYOUTS) -> str:
+def text(made: Problem, *, seed: int) -> str:
     """Write a problem, its solution and its answer; the layout depends on the seed."""
-    layout = layouts[seed % len(layouts)]
+    layout = _LAYOUTS[seed % len(_LAYOUTS)]
     separator = "\n" if seed % 2 else " "
     steps = separator.join(made.steps)
     return layout.format(question=made.question, steps=steps, answer=made.answer)
 
 
 def documents() -> Iterator[Document]:
-    """Yield the problems of all families; held-out families use seeds of their own."""
-    for name in FAMILIES:
-        held_out = name in HELD_OUT_FAMILIES
-        for seed in _HELD_OUT_SEEDS if held_out else _TRAIN_SEEDS:
-            body = text(problem(name, seed), seed=seed)
-            yield Document(f"competition/{name}/{seed:07}", body, "competition", held_out)
+    """Yield the problems of all families and plots, in varied wording and layouts.
 
-
-def varied_documents() -> Iterator[Document]:
-    """Yield the problems of all families and plots, in varied wording and more layouts.
-
-    Held-out families are those of `documents`. Of the plots a share is held out by the hash of
+    Held-out families use seeds of their own. Of the plots a share is held out by the hash of
     the plot: no problem of a held-out plot, however worded, is trained on.
     """
     for name in FAMILIES:
         held_out = name in HELD_OUT_FAMILIES
-        for seed in _HELD_OUT_SEEDS if held_out else _VARIED_TRAIN_SEEDS:
+        for seed in _HELD_OUT_SEEDS if held_out else _TRAIN_SEEDS:
             rng = Random(stable_hash("wording", name, str(seed)))
             made = reworded(problem(name, seed), rng)
-            body = text(made, seed=seed, layouts=_VARIED_LAYOUTS)
+            body = text(made, seed=seed)
             yield Document(f"competition/{name}/{seed:07}", body, "competition", held_out)
     for name, seeds in _PLOT_SEEDS.items():
         for seed in seeds:
             found = plotted(name, seed)
             held_out = chosen(found.plot, per_mille=HELD_OUT_PER_MILLE)
-            body = text(found.problem, seed=seed, layouts=_VARIED_LAYOUTS)
+            body = text(found.problem, seed=seed)
             key = f"competition-plots/{found.plot}/{seed:07}"
             yield Document(key, body, "competition-plots", held_out)

@@ -35,8 +35,7 @@ _PLOT_SEEDS = {
     "purchase": range(4000),
     "rate": range(5000),
 }
-_TRAIN_SEEDS = range(0, 1500)
-_VARIED_TRAIN_SEEDS = range(0, 200)
+_TRAIN_SEEDS = range(0, 200)
 _HELD_OUT_SEEDS = range(1_000_000, 1_000_120)
 
 
@@ -63,23 +62,14 @@ def text(made: Problem) -> str:
 
 
 def documents() -> Iterator[Document]:
-    """Yield the problems of all templates; held-out templates use seeds of their own."""
-    for name in STORIES:
-        held_out = name in HELD_OUT_STORIES
-        for seed in _HELD_OUT_SEEDS if held_out else _TRAIN_SEEDS:
-            body = text(problem(name, seed))
-            yield Document(f"word-problems/{name}/{seed:07}", body, "word-problems", held_out)
-
-
-def varied_documents() -> Iterator[Document]:
     """Yield the problems of all templates and plots, in varied wording.
 
-    Held-out templates are those of `documents`. Of the plots a share is held out by the hash of
+    Held-out templates use seeds of their own. Of the plots a share is held out by the hash of
     the plot: no problem of a held-out plot, however worded, is trained on.
     """
     for name in STORIES:
         held_out = name in HELD_OUT_STORIES
-        for seed in _HELD_OUT_SEEDS if held_out else _VARIED_TRAIN_SEEDS:
+        for seed in _HELD_OUT_SEEDS if held_out else _TRAIN_SEEDS:
             rng = Random(stable_hash("wording", name, str(seed)))
             body = text(reworded(problem(name, seed), rng))
             yield Document(f"word-problems/{name}/{seed:07}", body, "word-problems", held_out)

@@ -37,15 +37,6 @@ class DocumentScores:
         """Total bits over total bytes."""
         return float(self.nats.sum() / math.log(2) / self.num_bytes.sum())
 
-    def only(self, documents: NDArray[np.int64]) -> DocumentScores:
-        """The scores of some documents, by index."""
-        return DocumentScores(
-            self.nats[documents],
-            self.num_tokens[documents],
-            self.num_bytes[documents],
-            self.choices[documents],
-        )
-
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Token ids of each text, BOS first."""

@@ -100,7 +100,7 @@ def test_generators_are_deterministic() -> None:
 def test_one_problem_word_for_word() -> None:
     """Golden text: other bytes here mean another corpus, and a new manifest."""
     made = competition.problem("quadratic_roots", 7)
-    assert competition.text(made, seed=7) == (
+    assert competition.text(made, seed=1) == (
         "Problem. The equation x^2 - 27x + 2 = 0 has roots a and b, real or complex. Compute "
         "a^2 + b^2.\n\nSolution. By Vieta's formulas the sum is 27 and the product is 2.\n"
         "The sum of squares is 27^2 - 2 * 2 = 725. The answer is 725."

@@ -13,6 +13,7 @@ import pytest
 import torch
 from demo.model.baselines import NGram, compressed_bits_per_byte
 from demo.model.card import steps as card_steps
+from demo.model.card import unseen as card_unseen
 from demo.model.data import SHARES, pack, step_rows, to_batch
 from demo.model.kernels import ATTENTION, IMPLEMENTATION, HeadLoss
 from demo.model.measure import (
@@ -24,7 +25,7 @@ from demo.model.measure import (
 )
 from demo.model.muon import Muon, orthogonalise
 from demo.model.network import Optimizers, new_model
-from demo.model.score import DocumentScores, experts_for_half, score_documents
+from demo.model.score import experts_for_half, score_documents
 from demo.model.state import Log, Progress, load_state, read_log, save_state
 from demo.model.step import Workers, gradients
 from demo.tokenizer import CONTEXT, balanced_sample, save, train_tokenizer
@@ -464,13 +465,15 @@ def test_card_says_of_every_step_whether_it_costs() -> None:
     assert "**falls** in: gsm at 5 to 4." in text
 
 
-def test_scores_of_some_documents() -> None:
-    scores = DocumentScores(
-        np.array([1.0, 2.0, 4.0]),
-        np.array([1, 2, 3]),
-        np.array([8, 8, 16]),
-        np.arange(6).reshape(3, 1, 2),
-    )
-    some = scores.only(np.array([0, 2]))
-    assert some.bits_per_byte == pytest.approx(5 / np.log(2) / 24)
-    assert some.choices.tolist() == [[[0, 1]], [[4, 5]]]
+def test_card_says_where_fewer_experts_mislead() -> None:
+    def ratios(one: float) -> dict[str, dict[str, float]]:
+        values = {"3": 1.0, "2": 1.0, "1": one}
+        return {k: {"value": v, "low": v - 0.01, "high": v + 0.01} for k, v in values.items()}
+
+    def found(one: float) -> dict[str, Any]:
+        return {"num_documents": 3, "bits_per_byte": 2.0, "perplexity_ratio": ratios(one)}
+
+    both = {"word-problems": found(0.9), "competition": found(0.95)}
+    assert "**falls** with fewer experts" in card_unseen({"unseen_families": both})
+    both["competition"] = found(0.995)
+    assert "falls" not in card_unseen({"unseen_families": both})
