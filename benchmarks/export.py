@@ -13,16 +13,15 @@ import argparse
 import json
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measure import save
+from benchmarks.process import watched
 
 HIDDEN, INNER, EXPERTS, VOCAB = 2048, 1024, 64, 50_304
 KEEP = 48
@@ -56,35 +55,17 @@ def measure(original: Path, work: Path, num_bytes: int) -> dict[str, object]:
 
     make_plan(original, keep=KEEP, criterion="random").write(work / "plan.json")
     command = [sys.executable, "-c", EXPORT, original, work / "plan.json", work / "pruned"]
-    started = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)))
-    peaks = {"RssAnon": 0, "VmHWM": 0}
-    while process.poll() is None:
-        for name, value in memory(process.pid).items():
-            peaks[name] = max(peaks[name], value)
-        time.sleep(0.01)
-    seconds = time.perf_counter() - started
-    assert process.returncode == 0, process.returncode
+    found = watched(command)
     after = sum(path.stat().st_size for path in (work / "pruned").glob("*.safetensors"))
     return {
         "checkpoint_gb": num_bytes / 1e9,
         "exported_gb": after / 1e9,
         "experts": [EXPERTS, KEEP],
-        "seconds": seconds,
-        "gb_per_second": after / 1e9 / seconds,
-        "peak_anonymous_mb": peaks["RssAnon"] / 1e6,
-        "peak_resident_mb": peaks["VmHWM"] / 1e6,
+        "seconds": found.seconds,
+        "gb_per_second": after / 1e9 / found.seconds,
+        "peak_anonymous_mb": found.anonymous_bytes / 1e6,
+        "peak_resident_mb": found.resident_bytes / 1e6,
     }
-
-
-def memory(pid: int) -> dict[str, int]:
-    """Anonymous memory now, and the most that was ever resident, in bytes."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    values = dict(line.split(":", 1) for line in lines)
-    return {k: int(values[k].split()[0]) * 1024 for k in ("RssAnon", "VmHWM") if k in values}
 
 
 def write_checkpoint(place: Path, *, gigabytes: float) -> int:

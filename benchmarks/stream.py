@@ -3,34 +3,37 @@
 `python -m benchmarks.stream [--layers N] [--tokens N] [--directory DIR]`
 
 A checkpoint of DeepSeekMoE's real widths is written (benchmarks/synthetic.py) and read with the
-files dropped from the page cache: a streamed sweep with routing statistics and the Gram; the
-resident stock model without any; and, where accelerate is installed, its disk offload, from a cold
-disk too, at as many tokens a pass and with one sequence at a time. The ratio is the share of the
-machine's matrix multiplication rate, attention's own products left out.
+files dropped from the page cache: a streamed sweep with routing statistics and the Gram; and in a
+process of their own the resident stock model without any and, where accelerate is installed, its
+disk offload, from a cold disk too, at as many tokens a pass and with one sequence at a time. The
+ratio is the share of the machine's matrix multiplication rate, attention's own products left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.measure import Ceiling, clock, interleaved, save
+from benchmarks.measure import Ceiling, Task, clock, interleaved, save
 from benchmarks.synthetic import CONFIG, write_checkpoint
 from moe_lens.corpus import TokenBatch
-from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.major import LayerMajor
 from moe_lens.engine.streams import Stream
 from moe_lens.event import LayerEvent, fields_of
 from moe_lens.loading import load_model
+from moe_lens.models import deepseek
 from moe_lens.models.model import MoEModel
 from moe_lens.stats.accumulator import Accumulator
 from moe_lens.stats.coactivation import Coactivation
@@ -38,6 +41,11 @@ from moe_lens.stats.documents import DocumentUsage
 from moe_lens.stats.similarity import Similarity
 
 _SEQUENCE = 1024
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+STREAMED = "streamed, cold, with capture"
+RESIDENT = "resident stock, no capture"
+OFFLOADED = "accelerate, as many tokens"
+OFFLOADED_ONE = "accelerate, one sequence"
 _AGAINST_ACCELERATE = ("over_accelerate", "over_accelerate_batch_of_one")
 
 
@@ -110,38 +118,81 @@ class Streamed:
         self.waited.append(major.waited_s)
 
 
-def resident(model: MoEModel, batches: Sequence[TokenBatch]) -> None:
-    """The stock model without any observation."""
-    for batch in batches:
-        last_hidden(model, batch)
+class Baselines:
+    """Stock models in a process of their own, which has none of this package's settings of memory.
+
+    (`import moe_lens` asks for huge pages, a session keeps freed memory: both would speed up what
+    is compared with.)
+    """
+
+    def __init__(self, directory: Path, folder: Path, num_tokens: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, directory, folder, num_tokens, torch.get_num_threads())
+        before, os.environ[_HUGE_PAGES] = os.environ[_HUGE_PAGES], "0"
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        os.environ[_HUGE_PAGES] = before
+        theirs.close()
+        names: list[str] = self._connection.recv()
+        self.tasks: dict[str, Task] = {name: partial(self._run, name) for name in names}
+
+    def _run(self, name: str) -> None:
+        self._connection.send(name)
+        self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join()
+
+
+def _serve(
+    connection: Connection, directory: Path, folder: Path, num_tokens: int, num_threads: int
+) -> None:
+    """Say which tasks there are, then run those that are asked for until the other end closes."""
+    torch.set_num_threads(num_threads)
+    deepseek.register()
+    batches, single = token_batches(num_tokens, rows=4), token_batches(_SEQUENCE, rows=1)
+    whole = token_batches(num_tokens, rows=num_tokens // _SEQUENCE)
+    stock = _open(directory)
+    tasks: dict[str, Task] = {RESIDENT: partial(run_stock, stock, batches)}
+    if find_spec("accelerate") is not None:
+        hf, places = offloaded(directory, folder / "offload"), [directory, folder / "offload"]
+        tasks[OFFLOADED] = partial(run_stock, hf, whole, places)
+        tasks[OFFLOADED_ONE] = partial(run_stock, hf, single, places)
+    connection.send(list(tasks))
+    while True:
+        try:
+            name = connection.recv()
+        except EOFError:
+            return
+        tasks[name]()
+        connection.send(None)
+
+
+def _open(directory: Path, **options: Any) -> Any:
+    loading = {"dtype": torch.bfloat16, "experts_implementation": "eager", **options}
+    return AutoModelForCausalLM.from_pretrained(directory, **loading).eval()
 
 
 def offloaded(directory: Path, folder: Path) -> Any:
     """Transformers' own disk offload through accelerate: every decoder layer on the disk."""
-    from moe_lens.models import deepseek
-
-    deepseek.register()
     num_layers = len(list(directory.glob("*.safetensors"))) - 1
     places: dict[str, str] = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     places |= {"model.rotary_emb": "cpu"}
     places |= {f"model.layers.{index}": "disk" for index in range(num_layers)}
-    return AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=torch.bfloat16,
-        device_map=places,
-        offload_folder=folder,
-        experts_implementation="eager",
-    ).eval()
+    return _open(directory, device_map=places, offload_folder=folder)
 
 
 @torch.no_grad()
-def run_offloaded(hf: Any, batches: Sequence[TokenBatch], places: Sequence[Path]) -> None:
-    """One pass of the offloaded model for each batch, its weights on a cold disk.
+def run_stock(hf: Any, batches: Sequence[TokenBatch], cold: Sequence[Path] = ()) -> None:
+    """One pass for each batch, what lies in the folders dropped from the page cache before each.
 
     A model that is larger than memory has its files in no cache when the next batch comes.
     """
     for batch in batches:
-        for place in places:
+        for place in cold:
             drop_cache(place)
         hf.model(input_ids=batch.input_ids, use_cache=False)
 
@@ -154,6 +205,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--directory", type=Path, help="a synthetic checkpoint that is there")
     arguments = parser.parse_args()
+    if arguments.threads < 2:
+        raise SystemExit(
+            "--threads: at least 2, since processes that take turns are timed by the wall"
+        )
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="moe-lens-") as folder:
         directory = arguments.directory
@@ -164,27 +219,15 @@ def main() -> None:
 
 def measure(directory: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Everything in turns, one warm-up each, and the result."""
-    batches = token_batches(arguments.tokens, rows=4)
-    singles = token_batches(_SEQUENCE, rows=1)
-    streamed = Streamed(directory, batches)
-    stock = load_model(directory, device="cpu", engine="resident")
-    stock.hf.set_experts_implementation("eager")
+    streamed = Streamed(directory, token_batches(arguments.tokens, rows=4))
+    baselines = Baselines(directory, folder, arguments.tokens)
     ceiling = Ceiling(torch.bfloat16)
-    tasks: dict[str, Callable[[], object]] = {
-        **ceiling.tasks,
-        "streamed, cold, with capture": streamed.sweep,
-        "resident stock, no capture": lambda: resident(stock, batches),
-    }
-    if find_spec("accelerate") is not None:
-        hf = offloaded(directory, folder / "offload")
-        places = [directory, folder / "offload"]
-        whole = token_batches(arguments.tokens, rows=arguments.tokens // _SEQUENCE)
-        tasks["accelerate, as many tokens"] = lambda: run_offloaded(hf, whole, places)
-        tasks["accelerate, one sequence"] = lambda: run_offloaded(hf, singles, places)
+    tasks: dict[str, Task] = {**ceiling.tasks, STREAMED: streamed.sweep, **baselines.tasks}
     started = time.perf_counter()
     seconds = interleaved(tasks, repeats=arguments.repeats)
+    baselines.close()
     flops = flops_per_token(arguments.layers) * arguments.tokens
-    ours = seconds["streamed, cold, with capture"]
+    ours = seconds[STREAMED]
     result = {
         "ratio": flops / ours / ceiling.rate(seconds),
         "baseline": "the fastest of the matrix products in this run",
@@ -192,13 +235,13 @@ def measure(directory: Path, folder: Path, arguments: argparse.Namespace) -> Non
         "shapes": {"layers": arguments.layers, "tokens": arguments.tokens, "sequence": _SEQUENCE},
         "seconds": seconds,
         "gemm_ceiling_gflops": ceiling.rate(seconds) / 1e9,
-        "over_resident": seconds["resident stock, no capture"] / ours,
+        "over_resident": seconds[RESIDENT] / ours,
         "exposed_wait": streamed.waited[-1] / ours,
         "bytes_read": sum(file.stat().st_size for file in directory.glob("*.safetensors")),
     }
-    if "accelerate, one sequence" in seconds:
-        one = seconds["accelerate, one sequence"] * arguments.tokens / _SEQUENCE
-        result["over_accelerate"] = seconds["accelerate, as many tokens"] / ours
+    if OFFLOADED_ONE in seconds:
+        one = seconds[OFFLOADED_ONE] * arguments.tokens / _SEQUENCE
+        result["over_accelerate"] = seconds[OFFLOADED] / ours
         result["over_accelerate_batch_of_one"] = one / ours
     for name in ("ratio", "over_resident", "exposed_wait", *_AGAINST_ACCELERATE):
         print(f"{name:30s} {result.get(name)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -17,8 +19,10 @@ from moe_lens.engine.session import Session
 from moe_lens.errors import CorpusError
 from moe_lens.event import LayerEvent
 from moe_lens.lens.corpus import CorpusLens
+from moe_lens.lens.decode import Decoded, decode
 from moe_lens.lens.sampling import SampledPositions, sample_positions
 from moe_lens.lens.states import LENS_FIELDS
+from moe_lens.lens.unembed import OutputHead
 from moe_lens.models.model import MoEModel
 from tests.engine.families import proven, token_batch
 
@@ -168,6 +172,35 @@ def test_batching_and_flushing_change_nothing() -> None:
     assert whole.select(exact).equals(small.select(exact))
     for name in ("kl_output_nats", "logprob_true_nats"):
         assert (whole[name] - small[name]).abs().max() < 1e-4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("allowed", [1 << 30, 1])
+def test_layers_are_decoded_together_as_far_as_memory_may_hold(
+    allowed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States that wait in files come to memory one layer of one batch at a time, or all at once."""
+    decoded: list[tuple[int, int]] = []
+
+    def spied(head: OutputHead, states: Tensor, **rest: Any) -> Decoded:
+        decoded.append((states.shape[0], states.shape[1]))
+        return decode(head, states, **rest)
+
+    monkeypatch.setattr("moe_lens.lens.corpus.decode", spied)
+    model, tokenized = proven("deepseek"), corpus_of()
+    lens = CorpusLens(model, sample_positions(tokenized, per_domain=8), max_held_bytes=allowed)
+    lens.wait_in(tmp_path)
+    num_layers, num_sampled = len(model.layers), 16
+    num_states = 2 * lens._top_k + 3  # H_1, one more, needs no second look
+    with Session(model, sink=lens.update, fields=lens.needs) as session:
+        for number, batch in enumerate(batches(tokenized, batch_tokens=32)):
+            lens.finish(batch, session.run(batch, number=number), number=number)
+    assert not lens.table().is_empty()
+    assert sum(rows * states for rows, states in decoded) == num_sampled * num_layers * num_states
+    if allowed > 1:
+        assert decoded == [(num_sampled, num_layers * num_states)]
+    else:
+        assert {states for _, states in decoded} == {num_states}
+        assert max(rows for rows, _ in decoded) < num_sampled
 
 
 def test_a_sample_is_a_number_per_domain_with_a_next_token() -> None:

@@ -35,6 +35,7 @@ class LayerReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for index in self._coming:
             self._store.release(index)
+        self._store.forget_memory()
 
     @contextmanager
     def layer(self, index: int) -> Iterator[None]:

@@ -1,9 +1,8 @@
 """`CorpusLens`: the extended logit lens over sampled positions of a corpus.
 
 Fed by a session or a sweep: `update` with each event, then `finish` with each batch and its last
-hidden states. Until then a batch's states wait, in memory or in files. The sampled states of all
-layers are kept, as the head reads them, and decoded together: one pass over the head for as many
-as memory may hold.
+hidden states. A batch's states wait, in memory or in files, as the head reads them, and are decoded
+together with others: one pass over the head for as many layers and batches as memory may hold.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,6 +57,14 @@ class _Pending(NamedTuple):
     present: Bool[Tensor, "tok state"]
     file: Path | None = None
 
+    @property
+    def num_rows(self) -> int:
+        """Sampled tokens."""
+        if self.file is None:
+            return len(self.inputs)
+        with safe_open(self.file, framework="pt") as stored:
+            return int(stored.get_slice("present").get_shape()[0])
+
     def loaded(self) -> _Pending:
         """With its states in memory."""
         if self.file is None:
@@ -82,8 +90,7 @@ class _Held(NamedTuple):
 
     document: Int[Tensor, " tok"]
     position: Int[Tensor, " tok"]
-    inputs: Float[Tensor, "tok state d_model"]
-    present: Bool[Tensor, "tok state"]
+    layers: tuple[_Pending, ...]
     targets: Int[Tensor, " tok"]
     reference: Float[Tensor, "tok d_model"]
 
@@ -99,6 +106,13 @@ class _Read(NamedTuple):
     kl: NDArray[np.float64]
     log_prob: NDArray[np.float64]
     rank: NDArray[np.int64]
+
+    @staticmethod
+    def beside(reads: list[_Read]) -> _Read:
+        """The states of all reads, which are of the same tokens, one after the other."""
+        document, position, *rest = zip(*reads, strict=True)
+        columns: list[NDArray[Any]] = [np.concatenate(parts, axis=1) for parts in rest]
+        return _Read(document[0], position[0], *columns)
 
     @staticmethod
     def joined(reads: list[_Read]) -> _Read:
@@ -213,10 +227,10 @@ class CorpusLens:
         device = hidden.device
         document, position = batch.document.to(device), batch.position.to(device)
         row = self._sample.contains(document, position) & batch.counted.to(device)
-        pending = [waiting.loaded() for waiting in self._pending.pop(number, [])]
+        pending = tuple(self._pending.pop(number, []))
         num_rows = int(row.sum())
         states = tuple(state for waiting in pending for state in waiting.names)
-        fits = all(len(waiting.inputs) == num_rows for waiting in pending)
+        fits = all(waiting.num_rows == num_rows for waiting in pending)
         if not fits or (self._states and states != self._states):
             raise ValueError(
                 "the events since the last batch do not belong to this one; call finish once "
@@ -229,13 +243,12 @@ class CorpusLens:
         held = _Held(
             document=document[row],
             position=position[row],
-            inputs=torch.cat([waiting.inputs for waiting in pending], dim=1),
-            present=torch.cat([waiting.present for waiting in pending], dim=1),
+            layers=pending,
             targets=following[row],
             reference=hidden[row].float(),
         )
         self._held.append(held)
-        if sum(x.inputs.nbytes for x in self._held) > self._max_held_bytes:
+        if sum(self._num_bytes(one.layers) for one in self._held) > self._max_held_bytes:
             self._decode()
 
     def table(self) -> pl.DataFrame:
@@ -257,43 +270,83 @@ class CorpusLens:
         ]
         return pl.concat(frames).filter(pl.col("num_tokens") > 0)
 
+    def _num_bytes(self, waiting: Sequence[_Pending]) -> int:
+        width = self._unembedding.head.weight.shape[1]
+        return sum(4 * width * one.num_rows * len(one.names) for one in waiting)
+
     def _decode(self) -> None:
+        """Read what is held, as many layers at a time as memory may hold."""
         if not self._held:
             return
-        held = _Held(*(torch.cat(parts) for parts in zip(*self._held, strict=True)))
+        held = tuple(self._held)
         self._held.clear()
-        names = {state: column for column, state in enumerate(self._states)}
+        group: list[tuple[_Pending, ...]] = []
+        reads: list[_Read] = []
+        for layer in zip(*(one.layers for one in held), strict=True):
+            if group and sum(map(self._num_bytes, (*group, layer))) > self._max_held_bytes:
+                reads.append(self._read_layers(held, group))
+                group = []
+            group.append(layer)
+        reads.append(self._read_layers(held, group))
+        self._read.append(_Read.beside(reads))
+
+    def _read_layers(self, held: Sequence[_Held], layers: Sequence[tuple[_Pending, ...]]) -> _Read:
+        """What the lens says of some layers' states, of all tokens that are held."""
+        states = [state for layer in layers for state in layer[0].names]
+        names = {state: column for column, state in enumerate(states)}
         # H_1 is resid_mid with rank 1 alone, and needs no second look.
         kept = [column for state, column in names.items() if state.name != "top1"]
         place = {column: i for i, column in enumerate(kept)}
         columns = [
-            place[names[_State(s.layer, "rank1")] if s.name == "top1" else names[s]]
-            for s in self._states
+            place[names[_State(s.layer, "rank1")] if s.name == "top1" else names[s]] for s in states
         ]
+        inputs, present = self._states_of(layers)
         found = decode(
             self._unembedding.head,
-            held.inputs[:, kept],
-            targets=held.targets,
-            reference=held.reference,
+            inputs,
+            targets=torch.cat([one.targets for one in held]),
+            reference=torch.cat([one.reference for one in held]),
         )
         assert found.true_log_prob is not None
         assert found.true_rank is not None
         assert found.kl_reference is not None
         assert found.reference_top is not None
         top = found.top_ids[:, columns, 0]
-        of_layer = [names[_State(state.layer, "layer")] for state in self._states]
-        self._read.append(
-            _Read(
-                document=held.document.cpu().numpy(),
-                position=held.position.cpu().numpy(),
-                present=held.present.cpu().numpy(),
-                agree_layer=(top == top[:, of_layer]).cpu().numpy(),
-                agree_output=(top == found.reference_top.unsqueeze(1)).cpu().numpy(),
-                kl=found.kl_reference[:, columns].cpu().numpy(),
-                log_prob=found.true_log_prob[:, columns].cpu().numpy(),
-                rank=found.true_rank[:, columns].cpu().numpy(),
-            )
+        of_layer = [names[_State(state.layer, "layer")] for state in states]
+        return _Read(
+            document=torch.cat([one.document for one in held]).cpu().numpy(),
+            position=torch.cat([one.position for one in held]).cpu().numpy(),
+            present=present.cpu().numpy(),
+            agree_layer=(top == top[:, of_layer]).cpu().numpy(),
+            agree_output=(top == found.reference_top.unsqueeze(1)).cpu().numpy(),
+            kl=found.kl_reference[:, columns].cpu().numpy(),
+            log_prob=found.true_log_prob[:, columns].cpu().numpy(),
+            rank=found.true_rank[:, columns].cpu().numpy(),
         )
+
+    @staticmethod
+    def _states_of(
+        layers: Sequence[tuple[_Pending, ...]],
+    ) -> tuple[Float[Tensor, "tok kept d_model"], Bool[Tensor, "tok state"]]:
+        """The inputs of all states but H_1 in one tensor, and which states are present."""
+        inputs: Tensor | None = None
+        present: list[Tensor] = []
+        columns = [[i for i, s in enumerate(one[0].names) if s.name != "top1"] for one in layers]
+        num_kept, at = sum(map(len, columns)), 0
+        for layer, kept in zip(layers, columns, strict=True):
+            loaded = [waiting.loaded() for waiting in layer]
+            present.append(torch.cat([one.present for one in loaded]))
+            if inputs is None:
+                num_rows, width = len(present[0]), loaded[0].inputs.shape[2]
+                inputs = loaded[0].inputs.new_empty(num_rows, num_kept, width)
+            row = 0
+            for one in loaded:
+                end = row + len(one.inputs)
+                inputs[row:end, at : at + len(kept)] = one.inputs[:, kept]
+                row = end
+            at += len(kept)
+        assert inputs is not None
+        return inputs, torch.cat(present, dim=1)
 
 
 def _by_document(

@@ -178,6 +178,11 @@ class LayerStore:
         if self._filler is not None:
             self._filler.give_back(self._lent.pop(index, []))
 
+    def forget_memory(self) -> None:
+        """Give back the memory that is kept for layers to come."""
+        if self._filler is not None:
+            self._filler.forget_all_but(frozenset())
+
     def _place(self, keys: Mapping[str, int]) -> Any:
         tensors = {key: self._files[place].get_slice(key) for key, place in keys.items()}
         there = replace(self._load_config, device_map={"": self.device})
