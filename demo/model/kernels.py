@@ -7,8 +7,6 @@ this speed; results agree to float32 rounding.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +16,8 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from moe_lens.engine import freed_memory
 
 IMPLEMENTATION = "demo_grouped"
 ATTENTION = "demo_blocks"
@@ -242,8 +242,5 @@ class HeadLoss(torch.autograd.Function):
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks: fresh pages cost more than what is computed in them."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 32 * 2**20 - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    """Let malloc keep all that a step frees for the next one."""
+    freed_memory.keep_freed_memory(heap_end_bytes=2**31 - 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,13 +62,9 @@ def test_in_bfloat16_it_is_as_exact_as_torchs_kernel() -> None:
 
 
 @pytest.fixture
-def any_length(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def any_length(threads_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "MIN_LENGTH", 2)
     monkeypatch.setattr(workers, "MIN_FLOPS", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    workers._pool.cache_clear()
 
 
 @pytest.mark.usefixtures("any_length")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,14 +34,10 @@ class MLP(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_parts(threads_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS", 3)
     monkeypatch.setattr(module, "_NUMBERS", 1)
     monkeypatch.setattr(workers, "MIN_FLOPS", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    workers._pool.cache_clear()
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)

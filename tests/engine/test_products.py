@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given
@@ -22,15 +20,11 @@ from tests.engine.families import proven, token_batch
 
 
 @pytest.fixture
-def many_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def many_jobs(threads_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small jobs that are worth handing over."""
     monkeypatch.setattr(products, "MAX_ROWS", 3)
     monkeypatch.setattr(states, "_TOKENS_PER_JOB", 5)
     monkeypatch.setattr(workers, "MIN_FLOPS", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-    workers._pool.cache_clear()
 
 
 def seen(model: MoEModel, num_threads: int) -> list[LayerEvent]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
 
-from moe_lens.engine import workers
 from moe_lens.engine.workers import run_jobs
 from moe_lens.engine.workspace import Workspace
 
@@ -17,12 +15,8 @@ ENOUGH = 1e12
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
+def two_threads(threads_restored: None) -> None:
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-    workers._pool.cache_clear()
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -8,26 +8,27 @@ import sys
 from functools import lru_cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_KEPT = (2**26, 2**25)
-"""Bytes. Blocks up to this size stay with the process, at the heap's end four times as much; before
-version 2.35 glibc takes no more than the second."""
+_BLOCK_BYTES = (2**26, 2**25)
+"""Blocks up to this size stay with the process; before version 2.35 glibc takes no more than the
+second."""
 _OWN_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 @lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
+def keep_freed_memory(*, heap_end_bytes: int = 2**28) -> bool:
     """Tell glibc to keep what is freed, for the rest of the process; gives whether it agreed.
 
     By itself it hands every block of 32 MiB and more back to the system, which fills the next one
     with zeros, page by page. Nothing is changed where the environment tunes malloc already
     (`GLIBC_TUNABLES`, `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`), or beside another libc.
+
+    Args:
+        heap_end_bytes: Kept at the end of the heap, at most.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _OWN_SETTINGS):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    for size in _KEPT:
-        if mallopt(_M_MMAP_THRESHOLD, size):
-            return bool(mallopt(_M_TRIM_THRESHOLD, 4 * size))
-    return False
+    blocks = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _BLOCK_BYTES)
+    return bool(blocks and mallopt(_M_TRIM_THRESHOLD, heap_end_bytes))

@@ -248,7 +248,7 @@ class CorpusLens:
             reference=hidden[row].float(),
         )
         self._held.append(held)
-        if sum(self._num_bytes(one.layers) for one in self._held) > self._max_held_bytes:
+        if self._num_bytes(self._states) > self._max_held_bytes:
             self._decode()
 
     def table(self) -> pl.DataFrame:
@@ -270,25 +270,27 @@ class CorpusLens:
         ]
         return pl.concat(frames).filter(pl.col("num_tokens") > 0)
 
-    def _num_bytes(self, waiting: Sequence[_Pending]) -> int:
-        width = self._unembedding.head.weight.shape[1]
-        return sum(4 * width * one.num_rows * len(one.names) for one in waiting)
+    def _num_bytes(self, states: Sequence[_State]) -> int:
+        """What these states of all tokens that are held take in memory."""
+        num_rows = sum(len(one.targets) for one in self._held)
+        return 4 * self._unembedding.head.weight.shape[1] * num_rows * len(states)
 
     def _decode(self) -> None:
         """Read what is held, as many layers at a time as memory may hold."""
         if not self._held:
             return
+        groups: list[list[tuple[_Pending, ...]]] = []
+        size = self._max_held_bytes + 1
+        for layer in zip(*(one.layers for one in self._held), strict=True):
+            own = self._num_bytes(layer[0].names)
+            if size + own > self._max_held_bytes:
+                groups.append([])
+                size = 0
+            groups[-1].append(layer)
+            size += own
         held = tuple(self._held)
         self._held.clear()
-        group: list[tuple[_Pending, ...]] = []
-        reads: list[_Read] = []
-        for layer in zip(*(one.layers for one in held), strict=True):
-            if group and sum(map(self._num_bytes, (*group, layer))) > self._max_held_bytes:
-                reads.append(self._read_layers(held, group))
-                group = []
-            group.append(layer)
-        reads.append(self._read_layers(held, group))
-        self._read.append(_Read.beside(reads))
+        self._read.append(_Read.beside([self._read_layers(held, group) for group in groups]))
 
     def _read_layers(self, held: Sequence[_Held], layers: Sequence[tuple[_Pending, ...]]) -> _Read:
         """What the lens says of some layers' states, of all tokens that are held."""

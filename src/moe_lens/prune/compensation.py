@@ -18,6 +18,7 @@ from moe_lens.policies import KeepTopK
 from moe_lens.prune.plan import Plan
 from moe_lens.prune.simulation import check_fit
 from moe_lens.study.calibration import fit_scales
+from moe_lens.study.fingerprint import routers_sha256
 from moe_lens.study.opening import open_corpus, open_model, within_budget
 from moe_lens.study.run import Progress
 from moe_lens.study.spec import ModelSpec, TextSpec
@@ -68,7 +69,7 @@ def compensate_on(
     that is what the exported checkpoint computes. It is fitted with all experts in place.
     """
     _check_fewer(plan)
-    check_fit(plan, model)
+    check_fit(plan, model, routers_sha256=routers_sha256(model))
 
     def counted() -> Iterator[TokenBatch]:
         for batch in batches(tokenized, batch_tokens=batch_tokens):

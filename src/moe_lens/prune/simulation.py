@@ -22,7 +22,6 @@ from moe_lens.prune.policy import complement, policy_of, with_settings
 from moe_lens.prune.shape import ModelShape
 from moe_lens.study.evaluation import evaluate, forget
 from moe_lens.study.files import TABLES, write_table
-from moe_lens.study.fingerprint import routers_sha256
 from moe_lens.study.manifest import begin, manifest_of
 from moe_lens.study.opening import open_corpus, open_model, within_budget
 from moe_lens.study.run import Progress
@@ -113,10 +112,11 @@ def simulate_on(
     progress: Progress | None = None,
 ) -> Simulated:
     """As `simulate`, with the model and the text at hand."""
-    check_fit(plan, model)
     text = within_budget(model, corpus, spec.text)
+    told = manifest_of(spec, model, text, {})
+    check_fit(plan, model, routers_sha256=told["model"]["routers_sha256"])
     policies = controls_of(plan, seed=spec.seed, num_random=spec.num_random)
-    told = manifest_of(spec, model, text, {}) | {
+    told |= {
         "kind": SIMULATION,
         "plan": plan.to_dict(),
         "policies": {name: dict(policy.describe()) for name, (_, policy) in policies.items()},
@@ -221,8 +221,8 @@ def read_simulation(directory: str | Path, plan: Plan) -> dict[str, Any]:
     }
 
 
-def check_fit(plan: Plan, model: MoEModel) -> None:
-    """Prove that a plan was made for this model.
+def check_fit(plan: Plan, model: MoEModel, *, routers_sha256: str) -> None:
+    """Prove that a plan was made for this model, whose routers have this hash.
 
     Raises:
         InputError: It was not; the message says what differs.
@@ -235,7 +235,7 @@ def check_fit(plan: Plan, model: MoEModel) -> None:
         num_experts=first.num_experts,
         top_k=first.top_k,
         **declared_groups(first)._asdict(),
-        routers_sha256=routers_sha256(model),
+        routers_sha256=routers_sha256,
     )
     difference = plan.model.difference(shape)
     if difference is not None:
