@@ -9,80 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
-import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moe_lens.corpus import TokenBatch
 from moe_lens.event import LayerEvent
 from moe_lens.lens.decode import decode
+from moe_lens.lens.reading import SCHEMA, Reading, sums_by_document
 from moe_lens.lens.sampling import SampledPositions
 from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales, state_names
 from moe_lens.lens.unembed import Norm, Unembedding, find_unembedding
+from moe_lens.lens.waiting import State, Waiting, from_file, in_file, inputs_of
 from moe_lens.models.model import MoEModel
-from moe_lens.writing import whole
 
-SCHEMA: dict[str, Any] = {
-    "domain": pl.String,
-    "document": pl.Int64,
-    "layer": pl.Int64,
-    "state": pl.String,
-    "num_tokens": pl.Int64,
-    "agree_layer": pl.Int64,
-    "agree_output": pl.Int64,
-    "kl_output_nats": pl.Float64,
-    "logprob_true_nats": pl.Float64,
-    "ranks_true": pl.List(pl.Int64),
-}
 _MAX_HELD_BYTES = 1 << 28
-
-
-class _State(NamedTuple):
-    layer: int
-    name: str
-
-
-class _Pending(NamedTuple):
-    """One layer's states of a batch's sampled tokens; empty where they wait in a file."""
-
-    names: tuple[_State, ...]
-    inputs: Float[Tensor, "tok state d_model"]
-    present: Bool[Tensor, "tok state"]
-    file: Path | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Sampled tokens."""
-        if self.file is None:
-            return len(self.inputs)
-        with safe_open(self.file, framework="pt") as stored:
-            return int(stored.get_slice("present").get_shape()[0])
-
-    def loaded(self) -> _Pending:
-        """With its states in memory."""
-        if self.file is None:
-            return self
-        tensors = load_file(self.file)
-        return _Pending(self.names, tensors["inputs"], tensors["present"])
-
-
-def _in_file(file: Path, waiting: _Pending) -> _Pending:
-    with whole(file) as beside:
-        tensors = {"inputs": waiting.inputs, "present": waiting.present}
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, beside)
-    return _from_file(file, waiting.names)
-
-
-def _from_file(file: Path, names: tuple[_State, ...]) -> _Pending:
-    nothing = torch.empty(0, len(names), 0)
-    return _Pending(names, nothing, torch.empty(0, len(names), dtype=torch.bool), file)
 
 
 class _Held(NamedTuple):
@@ -90,36 +34,9 @@ class _Held(NamedTuple):
 
     document: Int[Tensor, " tok"]
     position: Int[Tensor, " tok"]
-    layers: tuple[_Pending, ...]
+    layers: tuple[Waiting, ...]
     targets: Int[Tensor, " tok"]
     reference: Float[Tensor, "tok d_model"]
-
-
-class _Read(NamedTuple):
-    """What the lens says of each sampled token and state."""
-
-    document: NDArray[np.int64]
-    position: NDArray[np.int64]
-    present: NDArray[np.bool_]
-    agree_layer: NDArray[np.bool_]
-    agree_output: NDArray[np.bool_]
-    kl: NDArray[np.float64]
-    log_prob: NDArray[np.float64]
-    rank: NDArray[np.int64]
-
-    @staticmethod
-    def beside(reads: list[_Read]) -> _Read:
-        """The states of all reads, which are of the same tokens, one after the other."""
-        document, position, *rest = zip(*reads, strict=True)
-        columns: list[NDArray[Any]] = [np.concatenate(parts, axis=1) for parts in rest]
-        return _Read(document[0], position[0], *columns)
-
-    @staticmethod
-    def joined(reads: list[_Read]) -> _Read:
-        """All tokens by rising document and position, so that sums do not depend on batches."""
-        columns: list[NDArray[Any]] = [np.concatenate(parts) for parts in zip(*reads, strict=True)]
-        order = np.lexsort((columns[1], columns[0]))
-        return _Read(*(column[order] for column in columns))
 
 
 @final
@@ -156,11 +73,11 @@ class CorpusLens:
         self._has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
         self._top_k = model.layers[0].modules.top_k
         self._sample, self._norm, self._max_held_bytes = sample, norm, max_held_bytes
-        self._states: tuple[_State, ...] = ()
-        self._pending: dict[int, list[_Pending]] = {}
+        self._states: tuple[State, ...] = ()
+        self._pending: dict[int, list[Waiting]] = {}
         self._folder: Path | None = None
         self._held: list[_Held] = []
-        self._read: list[_Read] = []
+        self._read: list[Reading] = []
 
     def update(self, event: LayerEvent) -> None:
         """Keep the states of one layer's sampled tokens."""
@@ -170,11 +87,11 @@ class CorpusLens:
             scale=self._scales[event.layer],
             has_shared=self._has_shared[event.layer],
         )
-        names = tuple(_State(event.layer, name) for name in states.names)
+        names = tuple(State(event.layer, name) for name in states.names)
         inputs = self._unembedding.inputs(states.values, norm=self._norm)
-        waiting = _Pending(names, inputs, states.present)
+        waiting = Waiting(names, inputs, states.present)
         if self._folder is not None:
-            waiting = _in_file(self._file(event.batch, event.layer), waiting)
+            waiting = in_file(self._file(event.batch, event.layer), waiting)
         self._pending.setdefault(event.batch, []).append(waiting)
 
     def wait_in(self, folder: Path) -> None:
@@ -192,7 +109,7 @@ class CorpusLens:
         """
         for number in numbers:
             self._pending[number] = [
-                _from_file(self._file(number, index), self._names(index))
+                from_file(self._file(number, index), self._names(index))
                 for index in sorted(self._has_shared)
                 if index < layer
             ]
@@ -203,9 +120,9 @@ class CorpusLens:
         states = sum(len(self._names(index)) for index in self._has_shared)
         return len(self._sample.keys) * states * (4 * self._unembedding.head.weight.shape[1] + 1)
 
-    def _names(self, layer: int) -> tuple[_State, ...]:
+    def _names(self, layer: int) -> tuple[State, ...]:
         names = state_names(self._top_k, has_shared=self._has_shared[layer])
-        return tuple(_State(layer, name) for name in names)
+        return tuple(State(layer, name) for name in names)
 
     def _file(self, number: int, layer: int) -> Path:
         assert self._folder is not None
@@ -262,15 +179,9 @@ class CorpusLens:
         self._decode()
         if not self._read:
             return pl.DataFrame(schema=SCHEMA)
-        read = _Read.joined(self._read)
-        starts = np.flatnonzero(np.r_[True, read.document[1:] != read.document[:-1]])
-        frames = [
-            _by_document(read, column, state, starts, self._sample.domain_of)
-            for column, state in enumerate(self._states)
-        ]
-        return pl.concat(frames).filter(pl.col("num_tokens") > 0)
+        return sums_by_document(Reading.joined(self._read), self._states, self._sample.domain_of)
 
-    def _num_bytes(self, states: Sequence[_State]) -> int:
+    def _num_bytes(self, states: Sequence[State]) -> int:
         """What these states of all tokens that are held take in memory."""
         num_rows = sum(len(one.targets) for one in self._held)
         return 4 * self._unembedding.head.weight.shape[1] * num_rows * len(states)
@@ -279,7 +190,7 @@ class CorpusLens:
         """Read what is held, as many layers at a time as memory may hold."""
         if not self._held:
             return
-        groups: list[list[tuple[_Pending, ...]]] = []
+        groups: list[list[tuple[Waiting, ...]]] = []
         size = self._max_held_bytes + 1
         for layer in zip(*(one.layers for one in self._held), strict=True):
             own = self._num_bytes(layer[0].names)
@@ -290,9 +201,9 @@ class CorpusLens:
             size += own
         held = tuple(self._held)
         self._held.clear()
-        self._read.append(_Read.beside([self._read_layers(held, group) for group in groups]))
+        self._read.append(Reading.beside([self._read_layers(held, group) for group in groups]))
 
-    def _read_layers(self, held: Sequence[_Held], layers: Sequence[tuple[_Pending, ...]]) -> _Read:
+    def _read_layers(self, held: Sequence[_Held], layers: Sequence[tuple[Waiting, ...]]) -> Reading:
         """What the lens says of some layers' states, of all tokens that are held."""
         states = [state for layer in layers for state in layer[0].names]
         names = {state: column for column, state in enumerate(states)}
@@ -300,9 +211,9 @@ class CorpusLens:
         kept = [column for state, column in names.items() if state.name != "top1"]
         place = {column: i for i, column in enumerate(kept)}
         columns = [
-            place[names[_State(s.layer, "rank1")] if s.name == "top1" else names[s]] for s in states
+            place[names[State(s.layer, "rank1")] if s.name == "top1" else names[s]] for s in states
         ]
-        inputs, present = self._states_of(layers)
+        inputs, present = inputs_of(layers)
         found = decode(
             self._unembedding.head,
             inputs,
@@ -314,8 +225,8 @@ class CorpusLens:
         assert found.kl_reference is not None
         assert found.reference_top is not None
         top = found.top_ids[:, columns, 0]
-        of_layer = [names[_State(state.layer, "layer")] for state in states]
-        return _Read(
+        of_layer = [names[State(state.layer, "layer")] for state in states]
+        return Reading(
             document=torch.cat([one.document for one in held]).cpu().numpy(),
             position=torch.cat([one.position for one in held]).cpu().numpy(),
             present=present.cpu().numpy(),
@@ -325,63 +236,6 @@ class CorpusLens:
             log_prob=found.true_log_prob[:, columns].cpu().numpy(),
             rank=found.true_rank[:, columns].cpu().numpy(),
         )
-
-    @staticmethod
-    def _states_of(
-        layers: Sequence[tuple[_Pending, ...]],
-    ) -> tuple[Float[Tensor, "tok kept d_model"], Bool[Tensor, "tok state"]]:
-        """The inputs of all states but H_1 in one tensor, and which states are present."""
-        inputs: Tensor | None = None
-        present: list[Tensor] = []
-        columns = [[i for i, s in enumerate(one[0].names) if s.name != "top1"] for one in layers]
-        num_kept, at = sum(map(len, columns)), 0
-        for layer, kept in zip(layers, columns, strict=True):
-            loaded = [waiting.loaded() for waiting in layer]
-            present.append(torch.cat([one.present for one in loaded]))
-            if inputs is None:
-                num_rows, width = len(present[0]), loaded[0].inputs.shape[2]
-                inputs = loaded[0].inputs.new_empty(num_rows, num_kept, width)
-            row = 0
-            for one in loaded:
-                end = row + len(one.inputs)
-                inputs[row:end, at : at + len(kept)] = one.inputs[:, kept]
-                row = end
-            at += len(kept)
-        assert inputs is not None
-        return inputs, torch.cat(present, dim=1)
-
-
-def _by_document(
-    read: _Read,
-    column: int,
-    state: _State,
-    starts: NDArray[np.intp],
-    domain_of: tuple[str, ...],
-) -> pl.DataFrame:
-    present = read.present[:, column]
-
-    def total(values: NDArray[np.generic]) -> NDArray[np.generic]:
-        kept = np.where(present, values, np.zeros_like(values))
-        return np.add.reduceat(kept, starts)
-
-    documents = read.document[starts].tolist()
-    ranks = np.split(read.rank[:, column], starts[1:])
-    kept = np.split(present, starts[1:])
-    return pl.DataFrame(
-        {
-            "domain": [domain_of[document] for document in documents],
-            "document": documents,
-            "layer": [state.layer] * len(starts),
-            "state": [state.name] * len(starts),
-            "num_tokens": total(present.astype(np.int64)),
-            "agree_layer": total(read.agree_layer[:, column].astype(np.int64)),
-            "agree_output": total(read.agree_output[:, column].astype(np.int64)),
-            "kl_output_nats": total(read.kl[:, column]),
-            "logprob_true_nats": total(read.log_prob[:, column]),
-            "ranks_true": [r[k].tolist() for r, k in zip(ranks, kept, strict=True)],
-        },
-        schema=SCHEMA,
-    )
 
 
 def _select(event: LayerEvent, rows: Int[Tensor, " row"]) -> LayerEvent:
