@@ -13,17 +13,21 @@ ROOT = Path(__file__).parents[1] / "src" / "moe_lens"
 MAY_IMPORT = {
     "errors": set(),
     "writing": set(),
+    "freed_memory": set(),
     "routing": set(),
     "choice": set(),
     "event": {"routing"},
     "corpus": {"errors"},
-    "models": {"errors", "choice", "event"},
+    "models": {"errors", "choice", "event", "freed_memory"},
     "policies": {"errors", "choice", "event", "routing"},
-    "engine": {"errors", "writing", "choice", "event", "routing", "corpus", "models", "policies"},
+    "engine": {
+        *("errors", "writing", "choice", "event", "freed_memory", "routing", "corpus", "models"),
+        "policies",
+    },
     "stats": {"errors", "choice", "event", "routing", "corpus", "lens", "policies"},
     "lens": {
         *("errors", "writing", "event", "routing", "corpus", "models", "engine", "policies"),
-        *("observing", "stats"),
+        *("freed_memory", "observing", "stats"),
     },
     "scoring": {
         *("errors", "choice", "event", "routing", "corpus", "models", "policies", "engine"),

@@ -17,7 +17,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from moe_lens.engine import freed_memory
+from moe_lens import freed_memory
 
 IMPLEMENTATION = "demo_grouped"
 ATTENTION = "demo_blocks"

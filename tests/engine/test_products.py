@@ -22,7 +22,7 @@ from tests.engine.families import proven, token_batch
 @pytest.fixture
 def many_jobs(threads_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small jobs that are worth handing over."""
-    monkeypatch.setattr(products, "MAX_ROWS", 3)
+    monkeypatch.setattr(products, "MAX_ROWS", 8)
     monkeypatch.setattr(states, "_TOKENS_PER_JOB", 5)
     monkeypatch.setattr(workers, "MIN_FLOPS", 0)
 
@@ -60,7 +60,48 @@ def test_parts_are_even_and_not_larger_than_allowed(count: int) -> None:
     assert sum(parts) == count
     assert all(0 < part <= products.MAX_ROWS for part in parts)
     assert len(parts) == -(-count // products.MAX_ROWS)
-    assert not parts or max(parts) - min(parts) <= 1
+    assert len(set(parts[:-1])) <= 1
+    assert all(part % products._ROW_STEP == 0 for part in parts[:-1])
+    assert not parts or max(parts) - min(parts) < products._ROW_STEP * len(parts)
+
+
+@pytest.mark.usefixtures("threads_restored")
+def test_products_have_few_shapes_however_many_rows_experts_get(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_num_threads(1)
+    shapes: set[tuple[int, ...]] = set()
+    multiply = torch.mm
+
+    def noting(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        shapes.add((*left.shape, right.shape[1]))
+        return multiply(left, right, out=out)
+
+    model = proven("deepseek")
+    monkeypatch.setattr(torch, "mm", noting)
+    for length in range(2, 66):
+        with Session(model, sink=lambda event: None) as session:
+            session.run(token_batch(length, length, vocab_size=model.vocab_size))
+    of_experts = len({rows for rows, *_ in shapes})
+    assert of_experts <= 2 * 65 / products._ROW_STEP
+
+
+@given(
+    num_tokens=st.integers(1, 40),
+    step=st.integers(1, 12),
+    kept=st.sets(st.integers(0, 39)),
+)
+def test_rows_move_to_the_front_of_the_same_memory(
+    num_tokens: int, step: int, kept: set[int]
+) -> None:
+    V = torch.randn(num_tokens, 3, 4, generator=torch.Generator().manual_seed(num_tokens))
+    before = V.clone()
+    rows = torch.tensor(sorted(row for row in kept if row < num_tokens), dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "_TOKENS_PER_JOB", step)
+        found = states.keep_rows(V, rows)
+    assert torch.equal(found, before[rows])
+    assert found.untyped_storage().data_ptr() == V.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

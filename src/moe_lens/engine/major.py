@@ -28,7 +28,6 @@ from moe_lens.engine.boundary import (
 )
 from moe_lens.engine.by_rows import by_rows
 from moe_lens.engine.float32 import float32_parameters
-from moe_lens.engine.freed_memory import keep_freed_memory
 from moe_lens.engine.layers import LayerCall, after_layers, layer_call, layer_calls
 from moe_lens.engine.memo import remembered
 from moe_lens.engine.reading import LayerReader
@@ -36,6 +35,7 @@ from moe_lens.engine.streams import Stream, Swept
 from moe_lens.engine.watch import Decision, LayerWatch, Rows, Sent
 from moe_lens.engine.workspace import Workspace
 from moe_lens.event import LayerEvent
+from moe_lens.freed_memory import keep_freed_memory
 from moe_lens.models.model import LayerStack, MoEModel, ObservedLayer
 
 Group = tuple[int, ...]

@@ -14,6 +14,9 @@ from moe_lens.engine.workspace import Workspace
 
 MAX_ROWS = 256
 """Rows of a job: enough for the full rate of a product, few enough that jobs end together."""
+_ROW_STEP = 8
+"""Of the rows of a product, the last of an expert filled up with zeros: oneDNN compiles and keeps a
+program of half a megabyte for every number of rows that it meets."""
 
 
 class SortedRows(NamedTuple):
@@ -63,9 +66,14 @@ def fill(
 
 
 def _even_parts(count: int) -> list[int]:
-    """A number of rows as few parts of at most `MAX_ROWS`, of one size or one less."""
+    """A number of rows as few parts of at most `MAX_ROWS`, of one size; the last has the rest."""
     num_parts = -(-count // MAX_ROWS)
-    return [(count + part) // num_parts for part in range(num_parts)]
+    size = _rounded_up(-(-count // max(num_parts, 1)))
+    return [min(size, count - start) for start in range(0, count, max(size, 1))]
+
+
+def _rounded_up(rows: int) -> int:
+    return -(-rows // _ROW_STEP) * _ROW_STEP
 
 
 def _num_weights(module: nn.Module) -> int:
@@ -84,13 +92,14 @@ def _one_expert(
     workspace: Workspace,
 ) -> None:
     """One expert on some of its rows, with the module's own activation and biases."""
-    x = workspace.take("x", len(tokens), hidden.shape[1], like=hidden)
-    torch.index_select(hidden, 0, tokens, out=x)
+    x = workspace.take("x", _rounded_up(len(tokens)), hidden.shape[1], like=hidden)
+    torch.index_select(hidden, 0, tokens, out=x[: len(tokens)])
+    x[len(tokens) :] = 0
     wide = slow_dtype(hidden)
     name = "gate_up_proj" if module.has_gate else "up_proj"
     up = _linear(module, name, expert, x, wide, workspace)
     inner = module._apply_gate(up) if module.has_gate else module.act_fn(up)
-    output = _linear(module, "down_proj", expert, inner, wide, workspace)
+    output = _linear(module, "down_proj", expert, inner, wide, workspace)[: len(tokens)]
     if module.has_post_expert_norm:
         output = module.post_expert_norm(output)
     out.index_copy_(0, places, output.to(out.dtype))

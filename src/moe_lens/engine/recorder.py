@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from moe_lens.engine.states import sum_dtype
 from moe_lens.event import Field, LayerEvent
 
 
 class Recorder:
     """A sink that copies every event it gets, since the engine reuses its buffers.
 
+    Experts' outputs are kept in float32, in which weights are, so that sums of the two are.
     Memory grows with tokens x layers: for statistics over a corpus use accumulators.
     """
 
@@ -28,4 +30,6 @@ class Recorder:
             for f in fields(event)
             if isinstance(value := getattr(event, f.name), Tensor)
         }
+        if event.outputs is not None:
+            copies["outputs"] = copies["outputs"].to(sum_dtype(event.outputs))
         self.events.append(replace(event, **copies))

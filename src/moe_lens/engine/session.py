@@ -20,7 +20,6 @@ from moe_lens.engine import experts as registry
 from moe_lens.engine.attention import blockwise_attention
 from moe_lens.engine.by_rows import by_rows
 from moe_lens.engine.float32 import float32_parameters
-from moe_lens.engine.freed_memory import keep_freed_memory
 from moe_lens.engine.layers import last_hidden
 from moe_lens.engine.major import LayerMajor
 from moe_lens.engine.probe import Probe
@@ -28,6 +27,7 @@ from moe_lens.engine.streams import Stream
 from moe_lens.engine.watch import LayerWatch, Rows, Sink
 from moe_lens.engine.workspace import Workspace
 from moe_lens.event import Field
+from moe_lens.freed_memory import keep_freed_memory
 from moe_lens.models.model import MoEModel
 from moe_lens.policies import Identity, Policy
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moe_lens.engine.workers import run_jobs
@@ -59,6 +59,16 @@ def weighted_sum(
 
     _over_tokens(block, states, flops=2.0 * states.numel())
     return out
+
+
+def keep_rows(
+    states: Float[Tensor, "tok state d_model"], rows: Int[Tensor, " row"]
+) -> Float[Tensor, "row state d_model"]:
+    """These rows, which rise, moved to the front of the same memory, some at a time."""
+    for start in range(0, len(rows), _TOKENS_PER_JOB):
+        some = rows[start : start + _TOKENS_PER_JOB]
+        states[start : start + len(some)] = states[some]  # no later row was overwritten: they rise
+    return states[: len(rows)]
 
 
 def _widened(states: Tensor, workspace: Workspace) -> Tensor:

@@ -14,7 +14,7 @@ from moe_lens.corpus import TokenBatch
 from moe_lens.engine import experts as registry
 from moe_lens.engine.probe import Probe
 from moe_lens.engine.states import gram as gram_of
-from moe_lens.engine.states import sum_dtype
+from moe_lens.engine.states import keep_rows
 from moe_lens.engine.workspace import Workspace
 from moe_lens.errors import ProofFailed, UnsupportedModel
 from moe_lens.event import Field, LayerEvent, Tokens
@@ -24,7 +24,6 @@ from moe_lens.routing import Routing
 
 Sink = Callable[[LayerEvent], None]
 
-_NEED_STATES = frozenset({Field.GRAM, Field.OUTPUTS})
 _NEED_RESIDUAL = frozenset({Field.GRAM, Field.RESID_MID})
 _NEED_SHARED = frozenset({Field.GRAM, Field.SHARED, Field.BLOCK_OUTPUT})
 
@@ -206,7 +205,7 @@ class LayerWatch:
         routing = self._as_used(routing)
         if Field.LAYER_OUTPUT in self._fields:
             self._parts["layer"] = output[0] if isinstance(output, tuple) else output
-        rows, states, first = self.rows, tap.states, registry.NUM_LEADING_STATES
+        rows, states = self.rows, tap.states
         shared = self._shared() if self._fields & _NEED_SHARED else None
         gram = None
         if Field.GRAM in self._fields:
@@ -219,7 +218,7 @@ class LayerWatch:
                 tokens=rows.events,
                 routing=_counted(routing, rows, keep_scores=Field.SCORES in self._fields),
                 gram=self._part(Field.GRAM, gram),
-                outputs=self._outputs(states[:, first : first + routing.num_slots]),
+                outputs=self._outputs(states, routing.num_slots),
                 shared=self._part(Field.SHARED, shared),
                 resid_mid=self._part(Field.RESID_MID, self._parts.get("resid_mid")),
                 block_output=self._part(Field.BLOCK_OUTPUT, self._block_output(shared)),
@@ -261,16 +260,18 @@ class LayerWatch:
             return block
         return _flat(block) + shared
 
-    def _outputs(self, outputs: Tensor) -> Tensor | None:
-        """In float32, as sums of them are taken."""
+    def _outputs(self, states: Tensor, num_slots: int) -> Tensor | None:
+        """Where they lie, after the last use of all other states: there is no room for a copy."""
         if Field.OUTPUTS not in self._fields:
             return None
-        return self.rows.pick(outputs).to(sum_dtype(outputs))
+        counted, first = self.rows.counted, registry.NUM_LEADING_STATES
+        kept = states if counted is None else keep_rows(states, counted)
+        return kept[:, first : first + num_slots]
 
     def _part(self, field: Field, value: Tensor | None) -> Tensor | None:
         if field not in self._fields or value is None:
             return None
-        flat = value if field in _NEED_STATES else _flat(value)
+        flat = value if field is Field.GRAM else _flat(value)
         return self.rows.pick(flat)
 
 

@@ -7,15 +7,19 @@ Memory beside the inputs does not depend on the vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from moe_lens.freed_memory import keep_freed_memory
+from moe_lens.lens.products import laid_out, product
 from moe_lens.lens.unembed import OutputHead
 
-VOCAB_CHUNK = 1024
+VOCAB_CHUNK = 512
 BLOCK_ROWS = 512
 
 
@@ -73,9 +77,27 @@ def decode(
         ValueError: A target is outside the vocabulary, or a size is not positive.
     """
     _check(head, num_top, targets, vocab_chunk, block_rows)
-    passing = _Pass(head, inputs, num_top=num_top, targets=targets, reference=reference)
-    passing.run(vocab_chunk=vocab_chunk, block_rows=block_rows)
-    return passing.read()
+    keep_freed_memory()
+    num_tokens, num_states = inputs.shape[0], inputs.shape[1] + (reference is not None)
+    # Blocks of one size: a small rest would be multiplied far slower than the others.
+    num_blocks = max(1, round(num_tokens * num_states / block_rows))
+    per_block = max(1, -(-num_tokens // num_blocks))
+    blocks = [
+        _Block(
+            head,
+            inputs[first : first + per_block],
+            num_top=num_top,
+            targets=None if targets is None else targets[first : first + per_block],
+            reference=None if reference is None else reference[first : first + per_block],
+        )
+        for first in range(0, max(num_tokens, 1), per_block)
+    ]
+    size = min(per_block, num_tokens) * num_states * min(vocab_chunk, head.vocab_size)
+    buffers = inputs.new_empty(2, size, dtype=head.wide_dtype)
+    for chunk in _chunks(head, vocab_chunk) if num_tokens else ():
+        for block in blocks:
+            block.fold(chunk, buffers)
+    return _joined([block.read() for block in blocks])
 
 
 def _check(
@@ -95,17 +117,29 @@ def _check(
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Chunk:
-    """A stretch of the head."""
+class _Chunk(NamedTuple):
+    """A stretch of the head, laid out for products, as large as `size`."""
 
     start: int
-    weight: Float[Tensor, "chunk d_model"]
+    size: int
+    weight: Tensor
     bias: Float[Tensor, " chunk"] | None
 
 
-class _Pass:
-    """The running numbers of every state while the vocabulary goes by.
+def _chunks(head: OutputHead, size: int) -> Iterator[_Chunk]:
+    """One after the other: the next is written over the last."""
+    weight = head.weight
+    room = weight.new_empty(min(size, len(weight)), weight.shape[1], dtype=head.wide_dtype)
+    for start in range(0, len(weight), size):
+        span = slice(start, start + size)
+        wide = weight[span]
+        if wide.dtype is not room.dtype:
+            wide = room[: len(wide)].copy_(wide)
+        yield _Chunk(start, len(wide), laid_out(wide), head.wide_bias(span))
+
+
+class _Block:
+    """The running numbers of some tokens' states while the vocabulary goes by.
 
     The reference goes along as one more state of its token, the last: its scores come out of the
     same GEMM, which is far cheaper than a small one of its own.
@@ -120,102 +154,70 @@ class _Pass:
         targets: Int[Tensor, " tok"] | None,
         reference: Float[Tensor, "tok d_model"] | None,
     ) -> None:
-        self.dtype = torch.promote_types(head.weight.dtype, torch.float32)
-        self.head, self.num_states = head, inputs.shape[1]
-        self.has_reference = reference is not None
+        self.num_states, self.has_reference = inputs.shape[1], reference is not None
         if reference is not None:
             inputs = torch.cat([inputs, reference.unsqueeze(1)], dim=1)
-        wide = inputs.to(self.dtype)
-        self.inputs = (wide if head.scale == 1.0 else wide * head.scale).contiguous()
+        wide = inputs.to(head.wide_dtype)
+        wide = wide if head.scale == 1.0 else wide * head.scale
         self.targets = None if targets is None else targets.long()
-        self.target_scores = self._target_scores()
-        shape = tuple(inputs.shape[:2])
-        self.shift = self.inputs.new_full(shape, -torch.inf)
-        self.total = self.inputs.new_zeros(shape, dtype=torch.float64)
+        self.target_scores = _target_scores(head, wide, self.targets)
+        self.shape = tuple(inputs.shape[:2])
+        self.inputs = laid_out(wide.flatten(0, 1).contiguous())
+        self.shift = wide.new_full(self.shape, -torch.inf)
+        self.total = wide.new_zeros(self.shape, dtype=torch.float64)
         self.gap = torch.zeros_like(self.total)
         self.num_top = max(num_top, 1 if self.has_reference else 0)
         self.asked_top = num_top
-        self.top_scores = self.inputs.new_full((*shape, self.num_top), -torch.inf)
+        self.top_scores = wide.new_full((*self.shape, self.num_top), -torch.inf)
         self.top_ids = torch.zeros_like(self.top_scores, dtype=torch.int64)
         self.num_above = torch.zeros_like(self.total, dtype=torch.int64)
 
-    def _target_scores(self) -> Float[Tensor, "tok state"] | None:
-        if self.targets is None:
-            return None
-        rows = self.head.weight[self.targets].to(self.dtype)
-        scores = torch.bmm(self.inputs, rows.unsqueeze(2)).squeeze(2)
-        bias = self._bias(self.targets)
-        return scores if bias is None else scores + bias.unsqueeze(1)
-
-    def _bias(self, ids: Tensor | slice) -> Tensor | None:
-        bias = self.head.bias
-        return None if bias is None else bias[ids].to(self.dtype) * self.head.scale
-
-    def run(self, *, vocab_chunk: int, block_rows: int) -> None:
-        """Let the vocabulary go by."""
-        num_tokens, num_states = self.inputs.shape[:2]
-        # Blocks of one size: a small rest would be multiplied far slower than the others.
-        num_blocks = max(1, round(num_tokens * num_states / block_rows))
-        per_block = max(1, -(-num_tokens // num_blocks))
-        size = per_block * num_states * min(vocab_chunk, self.head.vocab_size)
-        buffers = self.inputs.new_empty(2, size)
-        for start in range(0, self.head.vocab_size if num_tokens else 0, vocab_chunk):
-            span = slice(start, start + vocab_chunk)
-            chunk = _Chunk(start, self.head.weight[span].to(self.dtype), self._bias(span))
-            for first in range(0, num_tokens, per_block):
-                self._fold(chunk, slice(first, first + per_block), buffers)
-
-    def _fold(self, chunk: _Chunk, tokens: slice, buffers: Float[Tensor, "two size"]) -> None:
-        """Take one chunk's scores of some tokens' states into their running numbers."""
-        inputs = self.inputs[tokens]
-        shape = (inputs.shape[0], inputs.shape[1], len(chunk.weight))
-        flat = (shape[0] * shape[1], shape[2])
-        scores, spare = (buffer[: flat[0] * flat[1]].view(shape) for buffer in buffers)
-        torch.mm(inputs.view(flat[0], -1), chunk.weight.T, out=scores.view(flat))
+    def fold(self, chunk: _Chunk, buffers: Float[Tensor, "two size"]) -> None:
+        """Take one chunk's scores into the running numbers."""
+        flat = (self.shape[0] * self.shape[1], chunk.size)
+        shape = (*self.shape, chunk.size)
+        room, spare = (buffer[: flat[0] * flat[1]] for buffer in buffers)
+        spare = spare.view(shape)
+        scores = product(self.inputs, chunk.weight, out=room.view(flat)).view(shape)
         if chunk.bias is not None:
             scores += chunk.bias
         if self.target_scores is not None:
-            self._fold_targets(chunk.start, tokens, scores, spare)
+            self._fold_targets(chunk.start, scores, spare)
         best = scores.amax(-1)
         if self.num_top:
-            self._fold_top(chunk.start, tokens, scores.view(flat), best.view(-1))
-        shift = torch.maximum(self.shift[tokens], best)
-        shrink = (self.shift[tokens].double() - shift.double()).exp()
-        self.shift[tokens] = shift
+            self._fold_top(chunk.start, scores.view(flat), best.view(-1))
+        shift = torch.maximum(self.shift, best)
+        shrink = (self.shift.double() - shift.double()).exp()
+        self.shift = shift
         if self.has_reference:
             torch.sub(scores[:, -1:], scores, out=spare)
         mass = scores.sub_(shift.unsqueeze(-1)).exp_()
-        self.total[tokens] = self.total[tokens] * shrink + mass.sum(-1)
+        self.total = self.total * shrink + mass.sum(-1)
         if self.has_reference:
             gap = spare.mul_(mass[:, -1:]).sum(-1)
-            self.gap[tokens] = self.gap[tokens] * shrink[:, -1:] + gap
+            self.gap = self.gap * shrink[:, -1:] + gap
 
     def _fold_targets(
         self,
         start: int,
-        tokens: slice,
         scores: Float[Tensor, "tok state chunk"],
         spare: Float[Tensor, "tok state chunk"],
     ) -> None:
         """Count the scores above the target's own, which takes its place among them exactly."""
         assert self.targets is not None
         assert self.target_scores is not None
-        own = self.target_scores[tokens]
-        column = self.targets[tokens] - start
+        own = self.target_scores
+        column = self.targets - start
         inside = ((column >= 0) & (column < scores.shape[2])).nonzero().squeeze(1)
         scores[inside, :, column[inside]] = own[inside]
         torch.gt(scores, own.unsqueeze(2), out=spare)
-        self.num_above[tokens] += spare.sum(-1).long()
+        self.num_above += spare.sum(-1).long()
 
     def _fold_top(
-        self,
-        start: int,
-        tokens: slice,
-        scores: Float[Tensor, "row chunk"],
-        best: Float[Tensor, " row"],
+        self, start: int, scores: Float[Tensor, "row chunk"], best: Float[Tensor, " row"]
     ) -> None:
         """Only states whose best score here beats the least that they hold need a closer look."""
-        held, ids = (x[tokens].view(-1, self.num_top) for x in (self.top_scores, self.top_ids))
+        held, ids = (x.view(-1, self.num_top) for x in (self.top_scores, self.top_ids))
         rows = (best > held[:, -1]).nonzero().squeeze(1)
         if len(rows) == 0:
             return
@@ -254,3 +256,26 @@ class _Pass:
             kl_reference=kl,
             reference_top=top,
         )
+
+
+def _target_scores(
+    head: OutputHead,
+    wide: Float[Tensor, "tok state d_model"],
+    targets: Int64[Tensor, " tok"] | None,
+) -> Float[Tensor, "tok state"] | None:
+    if targets is None:
+        return None
+    rows = head.weight[targets].to(wide.dtype)
+    scores = torch.bmm(wide, rows.unsqueeze(2)).squeeze(2)
+    bias = head.wide_bias(targets)
+    return scores if bias is None else scores + bias.unsqueeze(1)
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    """All blocks' tokens, one after the other."""
+
+    def column(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return Decoded(**{field.name: column(field.name) for field in fields(Decoded)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moe_lens.corpus import TokenBatch
@@ -49,6 +49,15 @@ class OutputHead:
     def vocab_size(self) -> int:
         """How many tokens have a score."""
         return self.weight.shape[0]
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """What scores are computed in: float32, or float64 for a float64 head."""
+        return torch.promote_types(self.weight.dtype, torch.float32)
+
+    def wide_bias(self, ids: Int[Tensor, " id"] | slice) -> Float[Tensor, " id"] | None:
+        """What is added to the scores of these tokens, scaled."""
+        return None if self.bias is None else self.bias[ids].to(self.wide_dtype) * self.scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from transformers.core_model_loading import (
 )
 
 from moe_lens.errors import CheckpointError
+from moe_lens.freed_memory import give_freed_memory_back
 from moe_lens.models.shards import StoredTensor
 
 _DTYPES = {
@@ -182,7 +183,10 @@ class Filler:
     def forget_all_but(self, num_bytes: Set[int]) -> None:
         """Let go of what no tensor of these sizes can use again."""
         wanted = {size + _LINE for size in num_bytes}
-        self._free = {size: free for size, free in self._free.items() if size in wanted}
+        kept = {size: free for size, free in self._free.items() if size in wanted}
+        if len(kept) < len(self._free):
+            self._free = kept
+            give_freed_memory_back()
 
     def close(self) -> None:
         """Close the files."""

@@ -203,7 +203,7 @@ class Importance(Accumulator):
             self._maxima[layer] = torch.zeros(
                 tuple(shape), dtype=torch.float64, device=outputs.device
             )
-        peaks = torch.linalg.vector_norm(outputs.float(), ord=torch.inf, dim=-1).double()
+        peaks = torch.linalg.vector_norm(outputs, ord=torch.inf, dim=-1).double()
         flat = self._maxima[layer].view(-1)
         flat.scatter_reduce_(0, place.reshape(-1).to(flat.device), peaks.reshape(-1), "amax")
 
@@ -253,7 +253,7 @@ def output_squares(event: LayerEvent) -> Float64[Tensor, "tok slot"] | None:
     if event.gram is not None:
         squares = event.gram.double().diagonal(dim1=1, dim2=2)[:, 2 : 2 + routing.num_slots]
     elif event.outputs is not None:
-        squares = torch.linalg.vector_norm(event.outputs.double(), dim=-1) ** 2
+        squares = torch.linalg.vector_norm(event.outputs, dim=-1, dtype=torch.float64) ** 2
     else:
         return None
     return squares.masked_fill(~routing.active.to(squares.device), 0.0)

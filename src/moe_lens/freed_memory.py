@@ -1,4 +1,7 @@
-"""`keep_freed_memory`: large blocks that were freed are used again, not fetched anew."""
+"""Large blocks that were freed are used again, not fetched anew: `keep_freed_memory`.
+
+Where no more such work comes, `give_freed_memory_back`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ctypes
 import os
 import sys
 from functools import lru_cache
+from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _BLOCK_BYTES = (2**26, 2**25)
@@ -25,10 +29,20 @@ def keep_freed_memory(*, heap_end_bytes: int = 2**28) -> bool:
     Args:
         heap_end_bytes: Kept at the end of the heap, at most.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _OWN_SETTINGS):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None or any(name in os.environ for name in _OWN_SETTINGS):
         return False
     blocks = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _BLOCK_BYTES)
     return bool(blocks and mallopt(_M_TRIM_THRESHOLD, heap_end_bytes))
+
+
+def give_freed_memory_back() -> None:
+    """Give the system every page that is kept though it is free."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """One of its functions of malloc.h; None beside another libc."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
