@@ -90,7 +90,7 @@ def largest_buffer(task: Any) -> int:
 def main() -> None:
     """Run every vocabulary, print a table, write results/lens.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--states", type=int, default=1024, help="rows, references included")
+    parser.add_argument("--states", type=int, default=2048, help="rows, references included")
     parser.add_argument("--vocab", type=int, nargs="+", default=[16_384, 50_304, 102_400])
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the head")
     parser.add_argument("--repeats", type=int, default=3)

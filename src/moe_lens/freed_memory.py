@@ -1,15 +1,22 @@
 """Large blocks that were freed are used again, not fetched anew: `keep_freed_memory`.
 
-Where no more such work comes, `give_freed_memory_back`.
+Where no more such work comes, `give_freed_memory_back`. What must go the moment it is let go of
+lies on `pages` of its own.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _BLOCK_BYTES = (2**26, 2**25)
@@ -46,3 +53,14 @@ def give_freed_memory_back() -> None:
 def _of_glibc(name: str) -> Any:
     """One of its functions of malloc.h; None beside another libc."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def pages(num_bytes: int) -> UInt8[Tensor, " byte"]:
+    """Memory from the system itself, huge pages where it has them, that goes with the tensor."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.empty(num_bytes, dtype=torch.uint8)
+    found = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            found.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(found, dtype=torch.uint8)

@@ -3,6 +3,8 @@
 One module each:
 
     unembed     the final norm and the output head, proven on a probe
+    products    float32 products by the faster of two libraries
+    groups      layers that are decoded together
     decode      states to tokens, log-probabilities, ranks and KL, in chunks of the vocabulary
     states      which states a layer has: residual alone, with one expert, with the top j
     sampling    which positions of a corpus are read, the same however it is batched

@@ -19,14 +19,13 @@ from torch import Tensor
 from moe_lens.corpus import TokenBatch
 from moe_lens.event import LayerEvent
 from moe_lens.lens.decode import decode
+from moe_lens.lens.groups import MAX_HELD_BYTES, groups_within
 from moe_lens.lens.reading import SCHEMA, Reading, sums_by_document
 from moe_lens.lens.sampling import SampledPositions
 from moe_lens.lens.states import LENS_FIELDS, lens_states, residual_scales, state_names
 from moe_lens.lens.unembed import Norm, Unembedding, find_unembedding
 from moe_lens.lens.waiting import State, Waiting, from_file, in_file, inputs_of
 from moe_lens.models.model import MoEModel
-
-_MAX_HELD_BYTES = 1 << 28
 
 
 class _Held(NamedTuple):
@@ -66,7 +65,7 @@ class CorpusLens:
         *,
         norm: Norm = "final",
         unembedding: Unembedding | None = None,
-        max_held_bytes: int = _MAX_HELD_BYTES,
+        max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self._scales = residual_scales(model)
         self._unembedding = unembedding or find_unembedding(model)
@@ -190,15 +189,9 @@ class CorpusLens:
         """Read what is held, as many layers at a time as memory may hold."""
         if not self._held:
             return
-        groups: list[list[tuple[Waiting, ...]]] = []
-        size = self._max_held_bytes + 1
-        for layer in zip(*(one.layers for one in self._held), strict=True):
-            own = self._num_bytes(layer[0].names)
-            if size + own > self._max_held_bytes:
-                groups.append([])
-                size = 0
-            groups[-1].append(layer)
-            size += own
+        layers = list(zip(*(one.layers for one in self._held), strict=True))
+        sizes = [self._num_bytes(layer[0].names) for layer in layers]
+        groups = [layers[span] for span in groups_within(sizes, self._max_held_bytes)]
         held = tuple(self._held)
         self._held.clear()
         self._read.append(Reading.beside([self._read_layers(held, group) for group in groups]))

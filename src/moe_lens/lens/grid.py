@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import polars as pl
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from moe_lens.errors import CorpusError, InputError
 from moe_lens.event import LayerEvent
 from moe_lens.lens.decode import decode
+from moe_lens.lens.groups import MAX_HELD_BYTES, groups_within
 from moe_lens.lens.states import LENS_FIELDS, LensStates, lens_states, residual_scales
 from moe_lens.lens.unembed import Norm, Unembedding, find_unembedding
 from moe_lens.models.model import MoEModel
@@ -63,16 +68,24 @@ def lens_grid(
     unembedding = unembedding or find_unembedding(model)
     scales = residual_scales(model)
     has_shared = {x.modules.index: x.modules.shared is not None for x in model.layers}
-    frames = [
-        _layer(
-            event,
-            lens_states(event, scale=scales[event.layer], has_shared=has_shared[event.layer]),
-            unembedding,
-            tokenizer,
-            norm,
-        )
-        for event in record(model, prompt, fields=LENS_FIELDS, count_bos=count_bos)
+    events = record(model, prompt, fields=LENS_FIELDS, count_bos=count_bos)
+    states = [
+        lens_states(event, scale=scales[event.layer], has_shared=has_shared[event.layer])
+        for event in events
     ]
+    num_top = min(1 + NUM_NEXT, unembedding.head.vocab_size)
+    frames: list[pl.DataFrame] = []
+    for group in groups_within([s.values.nbytes for s in states], MAX_HELD_BYTES):
+        inputs = [unembedding.inputs(s.values, norm=norm) for s in states[group]]
+        found = decode(unembedding.head, torch.cat(inputs, dim=1), num_top=num_top)
+        widths = [len(s.names) for s in states[group]]
+        frames += map(
+            partial(_rows, tokenizer),
+            events[group],
+            states[group],
+            found.top_ids.split(widths, dim=1),
+            found.top_log_probs.exp().split(widths, dim=1),
+        )
     order = ["position", "layer"]
     return pl.concat(frames).sort(order, maintain_order=True)
 
@@ -104,17 +117,15 @@ def check_prompt(
     return tokenizer
 
 
-def _layer(
+def _rows(
+    tokenizer: PreTrainedTokenizerBase,
     event: LayerEvent,
     states: LensStates,
-    unembedding: Unembedding,
-    tokenizer: PreTrainedTokenizerBase,
-    norm: Norm,
+    top_ids: Int64[Tensor, "tok state top"],
+    top_probabilities: Float64[Tensor, "tok state top"],
 ) -> pl.DataFrame:
-    inputs = unembedding.inputs(states.values, norm=norm)
-    num_top = min(1 + NUM_NEXT, unembedding.head.vocab_size)
-    found = decode(unembedding.head, inputs, num_top=num_top)
-    ids, probabilities = found.top_ids.tolist(), found.top_log_probs.exp().tolist()
+    """A layer's rows."""
+    ids, probabilities = top_ids.tolist(), top_probabilities.tolist()
     present, position = states.present.tolist(), event.tokens.position.tolist()
     experts, weights = event.routing.experts.tolist(), event.routing.weights.tolist()
     names = {token: _text(tokenizer, token) for token in {i for r in ids for s in r for i in s}}

@@ -24,7 +24,7 @@ from transformers.core_model_loading import (
 )
 
 from moe_lens.errors import CheckpointError
-from moe_lens.freed_memory import give_freed_memory_back
+from moe_lens.freed_memory import pages
 from moe_lens.models.shards import StoredTensor
 
 _DTYPES = {
@@ -183,10 +183,7 @@ class Filler:
     def forget_all_but(self, num_bytes: Set[int]) -> None:
         """Let go of what no tensor of these sizes can use again."""
         wanted = {size + _LINE for size in num_bytes}
-        kept = {size: free for size, free in self._free.items() if size in wanted}
-        if len(kept) < len(self._free):
-            self._free = kept
-            give_freed_memory_back()
+        self._free = {size: free for size, free in self._free.items() if size in wanted}
 
     def close(self) -> None:
         """Close the files."""
@@ -197,7 +194,9 @@ class Filler:
         free = self._free.get(num_bytes)
         if free:
             return free.pop()
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        if self._device.type == "cuda":
+            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return pages(num_bytes)
 
     def _read(self, piece: Piece, place: Tensor) -> None:
         stored, dtype = piece.stored, _DTYPES[piece.stored.dtype]

@@ -26,6 +26,7 @@ from transformers.core_model_loading import (
 from transformers.utils import logging
 
 from moe_lens.errors import CheckpointError
+from moe_lens.freed_memory import give_freed_memory_back
 from moe_lens.models.filling import Filler, LayerPlan, plan_of
 from moe_lens.models.shards import stored_tensors
 from moe_lens.models.structure import find_moe_layers, stack_name
@@ -182,6 +183,7 @@ class LayerStore:
         """Give back the memory that is kept for layers to come."""
         if self._filler is not None:
             self._filler.forget_all_but(frozenset())
+        give_freed_memory_back()
 
     def _place(self, keys: Mapping[str, int]) -> Any:
         tensors = {key: self._files[place].get_slice(key) for key, place in keys.items()}
