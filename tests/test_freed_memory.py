@@ -6,8 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from moe_lens import freed_memory
 
 _CHILD = """
 import resource
@@ -53,3 +57,61 @@ def test_freed_blocks_are_used_again_after_a_session() -> None:
 
 def test_a_process_that_tunes_malloc_is_left_alone() -> None:
     assert faults(MALLOC_MMAP_THRESHOLD_=str(2**20)) > 0.9 * _HUGE_PAGES
+
+
+def anonymous_bytes() -> int:
+    """Of this process, now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(x.split()[1]) << 10 for x in status if x.startswith("RssAnon"))
+
+
+def test_pages_go_with_their_tensor() -> None:
+    size = 2**26
+    freed_memory.keep_freed_memory()
+    before = anonymous_bytes()
+    found = freed_memory.pages(size)
+    assert found.shape == (size,)
+    assert not bool(found.any())
+    found.fill_(1)
+    assert found[::4096].sum() == size // 4096
+    held = anonymous_bytes() - before
+    del found
+    assert held > 0.9 * size
+    assert anonymous_bytes() - before < 0.1 * size
+
+
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_SHAPES = """
+import os
+import moe_lens
+import torch
+from tests.test_freed_memory import anonymous_bytes
+
+weight = torch.zeros(512, 512, dtype=torch.bfloat16)
+x = torch.zeros(1024, 512, dtype=torch.bfloat16)
+out = torch.empty(1024, 512, dtype=torch.bfloat16)
+torch.set_num_threads(1)
+torch.mm(x, weight.T, out=out)
+before = anonymous_bytes()
+for rows in range(1, 1024):
+    torch.mm(x[:rows], weight.T, out=out[:rows])
+print(anonymous_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(
+    not torch.cpu.get_capabilities().get("avx512_bf16"),
+    reason="oneDNN compiles these products where the processor has them",
+)
+def test_shapes_that_were_multiplied_are_forgotten() -> None:
+    grown = []
+    for environment in ({}, dict.fromkeys(_CACHES, "1024")):
+        done = subprocess.run(
+            [sys.executable, "-c", _SHAPES],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        grown.append(int(done.stdout))
+    assert grown[0] < 0.5 * grown[1]

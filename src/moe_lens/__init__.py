@@ -16,9 +16,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 """torch reads it at its first allocation: large tensors lie on huge pages, which Linux hands out
 six times faster. Set it to 0 to have it off. Source: docs/adr/large-tensors-on-huge-pages.md"""
 
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-"""oneDNN, which multiplies 16-bit matrices for torch, keeps half a megabyte for every shape it has
-met, up to 1,024 shapes. Source: docs/adr/few-shapes-of-products.md"""
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "128")
+"""Shapes of 16-bit matrix products for which oneDNN, and torch in front of it, keep what they
+compiled, half a megabyte each. Source: docs/adr/few-shapes-of-products.md"""
 
 _PLACES = {
     "Corpus": "moe_lens.corpus",
