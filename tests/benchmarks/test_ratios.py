@@ -49,7 +49,7 @@ def test_a_captured_layer_computes_at_the_rate_of_plain_products() -> None:
 
 @pytest.mark.slow
 def test_decoding_takes_little_more_than_its_products() -> None:
-    found = lens.case(8_192, num_tokens=128, dtype=torch.float32, repeats=3)
+    found = lens.case(8_192, num_tokens=128, dtype=torch.float32, repeats=5)
     assert found["ratio"] <= 1.25 * TOLERANCE, found
 
 
