@@ -6,12 +6,12 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from moe_lens import freed_memory
+from tests.memory import anonymous_bytes
 
 _CHILD = """
 import resource
@@ -59,12 +59,6 @@ def test_a_process_that_tunes_malloc_is_left_alone() -> None:
     assert faults(MALLOC_MMAP_THRESHOLD_=str(2**20)) > 0.9 * _HUGE_PAGES
 
 
-def anonymous_bytes() -> int:
-    """Of this process, now."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(x.split()[1]) << 10 for x in status if x.startswith("RssAnon"))
-
-
 def test_pages_go_with_their_tensor() -> None:
     size = 2**26
     freed_memory.keep_freed_memory()
@@ -82,10 +76,9 @@ def test_pages_go_with_their_tensor() -> None:
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 _SHAPES = """
-import os
 import moe_lens
 import torch
-from tests.test_freed_memory import anonymous_bytes
+from tests.memory import anonymous_bytes
 
 weight = torch.zeros(512, 512, dtype=torch.bfloat16)
 x = torch.zeros(1024, 512, dtype=torch.bfloat16)

@@ -46,9 +46,9 @@ class Tokens:
 class LayerEvent:
     """One MoE layer's work on the counted tokens of a batch.
 
-    Everything past `routing` is None unless an accumulator asked for it. Tensors are views of
-    buffers that the next layer reuses; all but the Gram may have the 16 bits of the model: widen
-    what is summed.
+    Everything past `routing` is None unless an accumulator asked for it. A sink's tensors are
+    views of buffers that the next layer reuses; all but the Gram may have the 16 bits of the
+    model: widen what is summed.
 
     Attributes:
         layer: Index in the model, dense layers included.

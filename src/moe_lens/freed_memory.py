@@ -56,11 +56,14 @@ def _of_glibc(name: str) -> Any:
 
 
 def pages(num_bytes: int) -> UInt8[Tensor, " byte"]:
-    """Memory from the system itself, huge pages where it has them, that goes with the tensor."""
+    """Memory from the system itself, that goes with the tensor.
+
+    On huge pages where Linux has them, unless `THP_MEM_ALLOC_ENABLE` is 0, as torch's own tensors.
+    """
     if not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty(num_bytes, dtype=torch.uint8)
     found = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE") and os.environ.get("THP_MEM_ALLOC_ENABLE") != "0":
         with suppress(OSError):  # a kernel without them
             found.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(found, dtype=torch.uint8)

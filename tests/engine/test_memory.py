@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from moe_lens.models.deepseek import DeepseekConfig
+from tests.memory import STATUS
 
 _CHILD = """
 import json, sys, threading, time
@@ -20,15 +21,11 @@ torch.set_num_threads(1)
 from moe_lens.corpus import TokenBatch
 from moe_lens.engine.sweep import Stream, sweep
 from moe_lens.loading import load_model
-
-def anonymous():
-    for line in open("/proc/self/status"):
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) << 10
+from tests.memory import anonymous_bytes
 
 def watch():
     while True:
-        peak[0] = max(peak[0], anonymous())
+        peak[0] = max(peak[0], anonymous_bytes())
         time.sleep(0.002)
 
 ids = torch.arange(2 * 256).reshape(2, 256) % 500
@@ -37,7 +34,7 @@ document = torch.tensor([[0], [1]]).expand(2, 256).contiguous()
 position = torch.arange(256).expand(2, 256).contiguous()
 batches = [TokenBatch(ids, real, real, document, position)] * 4
 peak = [0]
-before = anonymous()
+before = anonymous_bytes()
 threading.Thread(target=watch, daemon=True).start()
 model = load_model(sys.argv[1], device="cpu", engine="streaming")
 for _ in sweep(model, batches, [Stream()]):
@@ -70,7 +67,7 @@ def used_by(folder: Path, num_layers: int) -> dict[str, int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not STATUS.exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
     few, many = used_by(tmp_path / "few", 4), used_by(tmp_path / "many", 16)
     layer, tokens = many["layer"], 4 * 2 * 256

@@ -67,9 +67,11 @@ def fill(
 
 def _even_parts(count: int) -> list[int]:
     """A number of rows as few parts of at most `MAX_ROWS`, of one size; the last has the rest."""
+    if count == 0:
+        return []
     num_parts = -(-count // MAX_ROWS)
-    size = _rounded_up(-(-count // max(num_parts, 1)))
-    return [min(size, count - start) for start in range(0, count, max(size, 1))]
+    size = _rounded_up(-(-count // num_parts))
+    return [min(size, count - start) for start in range(0, count, size)]
 
 
 def _rounded_up(rows: int) -> int:
